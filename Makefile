@@ -1,0 +1,88 @@
+# Every target makes its own environment in .venv: none has to be set up or activated first.
+# PYTHON=/path/to/python3.12 chooses the interpreter; ARGS="..." is handed on to the command.
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test test-long check format bench wheel lock clean
+
+SHELL := /bin/sh
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PYTHON ?= python3 python3.14 python3.13 python3.12 python3.11
+ARGS ?=
+
+# uv is to trust whom this machine trusts, as pip does; older versions know the second name only.
+export UV_SYSTEM_CERTS ?= 1
+export UV_NATIVE_TLS ?= 1
+
+help: ## say what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+
+demo: $(READY) ## the whole story on this machine: no account, nothing sent anywhere
+	@$(BIN)/syncshift demo $(ARGS)
+
+test: check ## check, then every test, with coverage of at least 95 %
+	$(BIN)/python -m pytest -n auto --cov --cov-report=term $(ARGS)
+
+test-long: $(READY) ## the same claims at full size; takes a while
+	$(BIN)/python -m pytest -m long --timeout 3600 $(ARGS)
+
+check: $(READY) ## format, lint, types, layers, dependencies
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/ruff check --quiet .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/deptry --no-ansi .
+
+format: $(READY) ## put the code into the form that check asks for
+	$(BIN)/ruff check --fix --quiet .
+	$(BIN)/ruff format --quiet .
+
+bench: $(READY) ## measure what is claimed about speed and memory
+	$(BIN)/python -m benchmarks $(ARGS)
+
+wheel: $(READY) ## build dist/syncshift-*.whl
+	$(BIN)/hatchling build --target wheel --directory dist
+
+# uv writes no address of an index unless it is asked to; keep it so.
+lock: ## pin requirements/*.txt anew from pyproject.toml (needs uv; ARGS=--upgrade takes newer ones)
+	@command -v uv >/dev/null || { echo "make lock needs uv: python3 -m pip install uv" >&2; exit 1; }
+	uv pip compile pyproject.toml $(LOCK) $(ARGS) --output-file requirements/run.txt
+	uv pip compile pyproject.toml $(LOCK) $(ARGS) --output-file requirements/dev.txt \
+		--extra fast --group dev --constraint requirements/run.txt
+LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-header
+
+clean: ## remove the environment, what was built, and the tools' caches
+	rm -rf $(VENV) dist htmlcov .coverage .coverage.* .hypothesis \
+		.import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find benchmarks jobs runner tests -type d -name __pycache__ -prune -exec rm -rf {} +
+
+# Made anew, not brought up to date: what is in it is then exactly what is pinned. --no-deps and
+# --no-build-isolation, because all that the project needs to be installed is among the pins.
+$(READY): requirements/dev.txt pyproject.toml
+	@set -eu; \
+	python=; \
+	for name in $(PYTHON); do \
+		if "$$name" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' \
+			>/dev/null 2>&1; then python=$$name; break; fi; \
+	done; \
+	if [ -z "$$python" ]; then \
+		echo "Syncshift needs Python 3.11 or newer with its venv module." >&2; \
+		echo "Tried: $(PYTHON)." >&2; \
+		echo "Install one (on Debian: python3 and python3-venv)," >&2; \
+		echo "or name one: make PYTHON=/path/to/python3.12 $(or $(MAKECMDGOALS),test)" >&2; \
+		exit 1; \
+	fi; \
+	echo "Making $(VENV) with $$("$$python" --version) ..." >&2; \
+	rm -rf $(VENV); \
+	if command -v uv >/dev/null 2>&1; then \
+		uv venv --quiet --python "$$(command -v "$$python")" $(VENV); \
+		install="uv pip install --quiet --python $(BIN)/python"; \
+	else \
+		"$$python" -m venv $(VENV); \
+		install="$(BIN)/python -m pip install -qq --disable-pip-version-check"; \
+	fi; \
+	$$install --require-hashes -r requirements/dev.txt; \
+	$$install --no-deps --no-build-isolation --editable .; \
+	touch $(READY)

@@ -1,0 +1,5 @@
+"""``python -m runner`` is ``syncshift``."""
+
+from runner.cli import main
+
+main()

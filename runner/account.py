@@ -1,0 +1,138 @@
+"""Adds a run up: result files and summary, from what lies in its folder and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from runner import rows as reading
+from runner.check import columns_of
+from runner.folder import Folder, Manifest
+from runner.job import Job
+from runner.journal import scan
+from runner.log import stamp
+from runner.model import Change, State
+from runner.record import EVENTS, REPORT, UNDO
+from runner.results import Index, Summary, summarize, write_files, write_summary
+from runner.rows import Columns, InputFile
+from runner.settings import Settings
+
+SUMMARY = "summary.json"
+_SIGNALED = 128
+
+
+def input_of(folder: Folder, manifest: Manifest) -> InputFile:
+    """Return the input from which *manifest*'s run reads."""
+    told = manifest.input
+    # An absolute name stays what it is: the input of a run without a copy.
+    return msgspec.convert(
+        {"path": folder.path / told.file, "format": told.format, "compression": told.compression},
+        InputFile,
+    )
+
+
+def index_of(folder: Folder) -> Index:
+    """Return how far each row of the run has come. Raises `JournalDamaged`."""
+    return Index.read(undo=folder.path / UNDO, report=folder.path / REPORT)
+
+
+def limits_of(settings: Settings) -> dict[str, Any]:
+    """Return the limits of a run, as they stand in its summary."""
+    return {
+        "concurrency": settings.concurrency,
+        "rate": settings.rate,
+        "max_attempts": settings.max_attempts,
+        "timeout_s": settings.timeout_s,
+        "max_outage_s": settings.max_outage_s,
+        "max_failures": settings.max_failures,
+    }
+
+
+def add_up(
+    folder: Folder, manifest: Manifest, job: Job, *, live: bool = False, files: bool = True
+) -> Summary:
+    """Return what the run adds up to; with *files*, write its result files and summary as well.
+
+    The same bytes each time, for a run that is at rest. Raises `JournalDamaged`,
+    `InputError` when the input is gone, `DiskFault`.
+    """
+    index = index_of(folder)
+    rows = manifest.rows or 0
+    written = {}
+    if files and manifest.rows is not None:
+        columns = columns_of(job, ignored=manifest.settings.ignore_columns)
+        source = input_of(folder, manifest)
+        names = reading.own_columns(source)
+        written = write_files(
+            folder.path,
+            header=names,
+            records=_records(source, columns, names),
+            index=index,
+            rows=rows,
+        )
+    code = manifest.exit_code or 0
+    summary = summarize(
+        index,
+        events=folder.path / EVENTS,
+        run_id=manifest.run_id,
+        job=manifest.job,
+        state=manifest.state,
+        started=manifest.started or manifest.created,
+        ended=manifest.ended,
+        rows=rows,
+        limits=limits_of(manifest.settings),
+        files=written,
+        starts_resync=_starts_resync(job),
+        live=live,
+        signal=code - _SIGNALED if code > _SIGNALED else None,
+    )
+    if files:
+        write_summary(folder.path / SUMMARY, summary)
+    return summary
+
+
+def _starts_resync(job: Job) -> Any:
+    def starts_resync(desired: State, before: State | None) -> bool:
+        return job.starts_resync(Change(0, 0, "", "", desired), before)
+
+    return starts_resync
+
+
+def _records(
+    source: InputFile, columns: Columns, names: tuple[str, ...]
+) -> Iterator[tuple[int, int, tuple[str, ...]]]:
+    for block in reading.records(source, columns, names):
+        for record in block:
+            yield record.number, record.line, record.cells
+
+
+class HoldSeen(msgspec.Struct, frozen=True):
+    """A hold as the events tell of it."""
+
+    event: str
+    reason: str = ""
+    detail: str = ""
+    timestamp: str = ""
+    until: str | None = None
+    """When it ends by itself; None: when it is released."""
+
+
+def holds_of(folder: Folder, *, now_s: float) -> tuple[HoldSeen, ...]:
+    """Return why a run that is at work sends nothing at *now_s*, seconds since the epoch."""
+    events = folder.path / EVENTS
+    holds: dict[str, HoldSeen] = {}
+    for line in scan(events) if events.exists() else ():
+        seen = _DECODE_HOLD(line.data)
+        if seen.event == "run.opened":
+            holds.clear()
+        elif seen.event == "throttle.held":
+            holds[seen.reason] = seen
+        elif seen.event == "throttle.released":
+            holds.pop(seen.reason, None)
+    now = stamp(now_s)
+    return tuple(hold for hold in holds.values() if hold.until is None or hold.until > now)
+
+
+_DECODE_HOLD = msgspec.json.Decoder(HoldSeen).decode

@@ -1,0 +1,220 @@
+"""The only module that knows aiohttp's client; turns its exceptions into our faults.
+
+One session for a run. No redirect is followed, no cookie is kept, no proxy and
+no netrc is read unless asked for, and what went wrong is told in our own words:
+the text and the ``repr`` of an aiohttp exception can hold the bearer token.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import errno
+import platform
+import ssl
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import quote
+
+import aiohttp
+from yarl import URL
+
+from runner.errors import Fault, FaultKind
+from runner.model import Request, Response
+
+MAX_ANSWER = 64 * 1024
+"""Bytes of an answer that are read, after decompression; the Sync API's have a few hundred."""
+
+_CONNECT_TIMEOUT_S = 5.0
+_DNS_CACHE_S = 30
+_REQUEST_ID_HEADERS = ("X-Request-Id", "X-Correlation-Id", "Request-Id", "CF-Ray")
+_MAX_REQUEST_ID = 128
+
+_reused: contextvars.ContextVar[bool] = contextvars.ContextVar("reused", default=False)
+
+
+class _Connector(aiohttp.TCPConnector):
+    """Tells, in the task that asked, whether its connection had served a request before."""
+
+    async def connect(self, req: Any, traces: Any, timeout: Any) -> Any:  # noqa: ASYNC109  # aiohttp's signature
+        _reused.set(False)
+        connection = await super().connect(req, traces, timeout)
+        protocol: Any = connection.protocol
+        _reused.set(getattr(protocol, "has_served", False))
+        protocol.has_served = True
+        return connection
+
+
+class Api:
+    """Sends one request and returns what came of it. Use as an async context manager."""
+
+    def __init__(
+        self,
+        *,
+        base_url: str,
+        concurrency: int,
+        timeout_s: float,
+        version: str,
+        trust_env: bool = False,
+    ) -> None:
+        """*base_url* ends without a slash; *timeout_s* reaches from connecting to the last byte."""
+        self._base_url = base_url
+        self._concurrency = concurrency
+        self._timeout_s = timeout_s
+        self._trust_env = trust_env
+        self._user_agent = f"syncshift/{version} Python/{platform.python_version()}"
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        self._session = aiohttp.ClientSession(
+            # The throttle is the limit: a request that waited in the pool would
+            # spend its own time limit there.
+            connector=_Connector(limit=0, ttl_dns_cache=_DNS_CACHE_S, keepalive_timeout=15.0),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers={
+                "User-Agent": self._user_agent,
+                "Accept": "application/json",
+                "Accept-Encoding": "gzip, deflate",
+            },
+            timeout=aiohttp.ClientTimeout(total=self._timeout_s, sock_connect=_CONNECT_TIMEOUT_S),
+            trust_env=self._trust_env,
+            raise_for_status=False,
+        )
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    async def send(self, request: Request, authorization: str) -> Response | Fault:
+        """Send *request* with *authorization* as its Authorization header.
+
+        Never raises for what the network or the server did. Cancellation
+        passes through.
+        """
+        assert self._session is not None  # noqa: S101  # entered by whoever made it
+        headers = {"Authorization": authorization}
+        if request.body is not None:
+            headers["Content-Type"] = "application/json"
+        status: int | None = None
+        try:
+            async with self._session.request(
+                request.method,
+                URL(self._base_url + encode_path(request.segments), encoded=True),
+                data=request.body,
+                headers=headers,
+                allow_redirects=False,
+            ) as answer:
+                status = answer.status
+                body, oversized = await _read(answer)
+                told = answer.headers
+                return Response(
+                    status,
+                    body,
+                    oversized,
+                    told.get("Retry-After"),
+                    told.get("Date"),
+                    _request_id(told),
+                )
+        except Exception as error:  # noqa: BLE001  # the enumeration below is the point of this module
+            return fault_of(error, status=status, reused=_reused.get())
+
+
+def encode_path(segments: tuple[str, ...]) -> str:
+    """Return the path of *segments*, each percent-encoded whole.
+
+    Nothing in a segment can end it, begin a query or leave the path. ``.`` and
+    ``..`` are refused where input is read, for no encoding protects them.
+    """
+    return "".join(["/" + quote(segment, safe="") for segment in segments])
+
+
+def fault_of(error: Exception, *, status: int | None = None, reused: bool = False) -> Fault:
+    """Say what *error* means, without a word of its text.
+
+    *status* is the answer's where one had begun; *reused* tells whether the
+    connection had served before. Every name in ``aiohttp.client_exceptions``
+    has its place here; a test holds that.
+    """
+    if status is not None and isinstance(
+        error, (aiohttp.ClientError, TimeoutError, OSError, ValueError)
+    ):
+        kind = FaultKind.TIMEOUT if isinstance(error, TimeoutError) else FaultKind.TRUNCATED
+        return Fault(kind, f"the answer broke off ({type(error).__name__})", status)
+    return Fault(_kind_of(error, reused=reused), type(error).__name__)
+
+
+_KINDS: tuple[tuple[tuple[type[BaseException], ...], FaultKind], ...] = (
+    ((aiohttp.ClientConnectorDNSError,), FaultKind.DNS),
+    (
+        (aiohttp.ClientConnectorCertificateError, aiohttp.ServerFingerprintMismatch),
+        FaultKind.CERTIFICATE,
+    ),
+    ((aiohttp.ClientSSLError,), FaultKind.TLS),
+    ((aiohttp.ClientProxyConnectionError, aiohttp.ClientHttpProxyError), FaultKind.PROXY),
+    ((aiohttp.ConnectionTimeoutError,), FaultKind.CONNECT_TIMEOUT),
+    ((TimeoutError,), FaultKind.TIMEOUT),
+    ((aiohttp.ClientConnectorError,), FaultKind.CONNECT),
+    (
+        (
+            aiohttp.ServerConnectionError,
+            aiohttp.ClientOSError,
+            aiohttp.ClientConnectionResetError,
+        ),
+        FaultKind.DISCONNECTED,
+    ),
+    ((aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError), FaultKind.UNSENDABLE),
+    ((aiohttp.TooManyRedirects, aiohttp.RedirectClientError), FaultKind.REDIRECTED),
+    ((aiohttp.ClientPayloadError,), FaultKind.TRUNCATED),
+    # The parser invents a status of 400 for what is not HTTP at all.
+    ((aiohttp.ClientResponseError,), FaultKind.GARBLED),
+    ((aiohttp.ClientConnectionError,), FaultKind.CLOSED),
+    ((aiohttp.ClientError,), FaultKind.OTHER),
+    ((ssl.SSLError,), FaultKind.TLS),
+    ((OSError,), FaultKind.DISCONNECTED),
+    ((ValueError,), FaultKind.UNSENDABLE),
+)
+"""The first entry that fits says what an exception means."""
+
+
+def _kind_of(error: Exception, *, reused: bool) -> FaultKind:
+    if _errno_of(error) in _OUT_OF_FILES:
+        return FaultKind.RESOURCES
+    if isinstance(error, RuntimeError) and "closed" in str(error).lower():
+        return FaultKind.CLOSED
+    kind = next((kind for types, kind in _KINDS if isinstance(error, types)), FaultKind.INTERNAL)
+    if kind is FaultKind.DISCONNECTED and reused:
+        return FaultKind.STALE
+    return kind
+
+
+_OUT_OF_FILES = frozenset({errno.EMFILE, errno.ENFILE})
+
+
+def _errno_of(error: Exception) -> int | None:
+    cause = getattr(error, "os_error", error)
+    return cause.errno if isinstance(cause, OSError) else None
+
+
+async def _read(answer: aiohttp.ClientResponse) -> tuple[bytes, bool]:
+    """Read at most `MAX_ANSWER` bytes; tell whether there was more."""
+    content = answer.content
+    body = await content.read(MAX_ANSWER + 1)
+    while len(body) <= MAX_ANSWER and not content.at_eof():
+        body += await content.read(MAX_ANSWER + 1 - len(body))
+    if len(body) > MAX_ANSWER:
+        answer.close()
+        return body[:MAX_ANSWER], True
+    return body, False
+
+
+def _request_id(told: Any) -> str | None:
+    for name in _REQUEST_ID_HEADERS:
+        value: str | None = told.get(name)
+        if value is not None:
+            return value[:_MAX_REQUEST_ID]
+    return None

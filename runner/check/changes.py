@@ -1,0 +1,65 @@
+"""Asks a job what rows mean."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from typing import cast
+
+from runner.errors import InvalidRow, Problem
+from runner.job import Job, foreign_fields
+from runner.model import Change, Row
+from runner.rows import BadRow, Columns, shown
+
+
+def columns_of(
+    job: Job,
+    *,
+    user_required: bool = True,
+    expected_allowed: bool = True,
+    ignored: Iterable[str] = (),
+) -> Columns:
+    """Return the columns that an input for *job* may have.
+
+    *user_required* is False with a ready-made user token, *expected_allowed*
+    with ``--no-read``; *ignored* are the names given with ``--ignore-column``.
+    """
+    return Columns(
+        owned=tuple(job.owns),
+        foreign=foreign_fields(job),
+        user_required=user_required,
+        expected_allowed=expected_allowed,
+        ignored=frozenset(ignored),
+    )
+
+
+def changes(blocks: Iterable[list[Row | BadRow]], job: Job) -> Iterator[list[Change | BadRow]]:
+    """Yield what each block of rows asks for; a row that *job* refuses becomes a `BadRow`."""
+    for block in blocks:
+        yield _at_once(block, job) or [_parsed(row, job) for row in block]
+
+
+def _at_once(block: list[Row | BadRow], job: Job) -> list[Change | BadRow]:
+    """Return what *block* asks for, or nothing when not every row of it is good."""
+    if BadRow not in set(map(type, block)):
+        with suppress(InvalidRow):
+            return list(map(job.parse, cast("list[Row]", block)))
+    return []
+
+
+def _parsed(row: Row | BadRow, job: Job) -> Change | BadRow:
+    if isinstance(row, BadRow):
+        return row
+    try:
+        return job.parse(row)
+    except InvalidRow as error:
+        return _refused(row, error)
+
+
+def _refused(row: Row, error: InvalidRow) -> BadRow:
+    told = error.problems or (Problem(0, "", "", str(error)),)
+    problems = tuple(
+        Problem(row.line, p.column, shown(p.value), p.reason, row.number) for p in told
+    )
+    sync_id, user_id = row.fields["sync_id"], row.fields.get("user_id", "")
+    return BadRow(row.number, row.line, sync_id, user_id, problems)

@@ -1,0 +1,73 @@
+"""The table of commands, and the one switch from errors to exit codes."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+from cyclopts import App, CycloptsError
+
+from runner.cli import local, looking, runs
+from runner.errors import SettingsError, SyncshiftError
+from runner.version import VERSION
+
+_INTERRUPTED = 130
+_BROKEN_PIPE = 141
+
+app = App(
+    name="syncshift",
+    version=VERSION,
+    help="Moves thousands of Paragon Syncs to new settings, and proves what happened row by row.",
+    help_epilogue=(
+        "Exit codes: 0 every row succeeded, 1 unexpected error, 2 refused before anything was "
+        "sent, 3 finished with failed rows, 4 stopped with rows left, 5 the run cannot be opened, "
+        "129/130/143 interrupted."
+    ),
+)
+for _command in (runs.run, runs.resume, looking.status, looking.report, local.simulate, local.demo):
+    app.command(_command)
+
+
+def run_words(words: Sequence[str]) -> int:
+    """Carry out one command line and return its exit code."""
+    as_json = "--json" in words
+    try:
+        code = app(words, exit_on_error=False, print_error=False, result_action="return_value")
+    except CycloptsError as error:
+        return _refuse(SettingsError(f"{error} See `syncshift --help`."), as_json=as_json)
+    except SyncshiftError as error:
+        return _refuse(error, as_json=as_json)
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has left; what is still buffered has no reader.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _BROKEN_PIPE
+    except Exception as error:  # noqa: BLE001  # the last line of defense: no secret in a traceback
+        return _own_up(error)
+    return code if isinstance(code, int) else 0
+
+
+def _refuse(error: SyncshiftError, *, as_json: bool) -> int:
+    from runner.cli import screen
+
+    screen.tell_error(error, as_json=as_json and error.exit_code in {2, 5})
+    return error.exit_code
+
+
+def _own_up(error: Exception) -> int:
+    """Tell of a fault of our own: where, but no values, for they could be anything."""
+    from runner.cli import screen
+
+    frames = traceback.extract_tb(error.__traceback__)
+    where = "\n".join(f"  {frame.filename}:{frame.lineno} in {frame.name}" for frame in frames)
+    screen.errors().print(
+        screen.plain(
+            f"unexpected error: {type(error).__name__}\n{where}\n"
+            "This is a fault of Syncshift. The run's folder is whole and can be resumed."
+        ),
+        markup=False,
+    )
+    return SyncshiftError.exit_code

@@ -1,0 +1,187 @@
+"""The whole story, told with the real commands against a simulator on this machine."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import anyio
+import anyio.from_thread
+from rich.console import Console
+
+from runner.cli import screen
+from runner.errors import SettingsError
+from runner.model import Row
+from runner.rows import Columns, read, recognise
+from runner.secret import Secret
+from runner.simulator import Behavior, Faults, RetryAfter, Simulator
+from runner.tokens import TokenChecker, load_signing_key, make_demo_key
+
+_PROJECT = "demo-project"
+_SEED = 11
+_INTERRUPTED = 130
+_MIGRATION = "migrate-credentials.csv"
+_SCHEDULE = "change-frequency.jsonl"
+_SHARE_OF_ROWS = 0.4
+"""How far the first run gets before it is interrupted."""
+
+
+def tell_story(keep: Path | None) -> int:
+    """Run the demo and return 0 when everything ended as it should, else 1."""
+    inputs = _inputs()
+    home = keep or Path(tempfile.mkdtemp(prefix="syncshift-demo-"))
+    home.mkdir(parents=True, exist_ok=True)
+    key_text = make_demo_key()
+    key_file = home / "key.pem"
+    with os.fdopen(os.open(key_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.write(key_text.reveal())
+    with _serving(key_text, inputs) as simulator:
+        return _Story(home, key_file, inputs, simulator).tell()
+
+
+class _Story:
+    def __init__(self, home: Path, key_file: Path, inputs: Path, simulator: Simulator) -> None:
+        self._home = home
+        self._inputs = inputs
+        self._simulator = simulator
+        self._console: Console = screen.data()
+        self._environment = {
+            **os.environ,
+            "PARAGON_SYNC_URL": simulator.base_url,
+            "PARAGON_PROJECT_ID": _PROJECT,
+            "PARAGON_SIGNING_KEY_FILE": str(key_file),
+            "SYNCSHIFT_RUNS": str(home / "runs"),
+        }
+        for name in ("PARAGON_SIGNING_KEY", "PARAGON_USER_TOKEN", "PARAGON_AUDIENCE"):
+            self._environment.pop(name, None)
+
+    def tell(self) -> int:
+        rows = sum(1 for _ in self._rows(_MIGRATION))
+        self._say(
+            "A Sync API is being simulated on this machine: it answers in about 60 ms, allows 60 "
+            "requests a second, and one sync in ten meets a fault: a lost answer, a 500, a 503, "
+            "a dropped connection."
+        )
+        self._say(f"1. Move {rows} syncs to new credentials. After a while we press Ctrl-C.")
+        first = self._start(
+            "run",
+            "migrate-credentials",
+            self._inputs / _MIGRATION,
+            "--run-id",
+            "migration",
+            "--yes",
+        )
+        patches = int(rows * _SHARE_OF_ROWS)
+        while first.poll() is None and self._patches() < patches:
+            threading.Event().wait(0.05)
+        first.send_signal(signal.SIGINT)
+        interrupted = first.wait()
+        self._say("2. Nothing is lost: resume goes on with the rows that are left.")
+        resumed = self._start("resume", "migration", "--yes").wait()
+        self._say("3. Change how often other syncs run, from a JSONL file. No re-sync is started.")
+        scheduled = self._start(
+            "run", "change-frequency", self._inputs / _SCHEDULE, "--run-id", "schedule", "--yes"
+        ).wait()
+        self._say("4. What is there now.")
+        self._start("status").wait()
+        return self._conclude(interrupted, resumed, scheduled)
+
+    def _conclude(self, interrupted: int, resumed: int, scheduled: int) -> int:
+        state = self._simulator.snapshot()
+        wanted = [
+            state[row.fields["sync_id"]].credential_id == row.fields["credential_id"]
+            for row in self._rows(_MIGRATION)
+        ] + [
+            state[row.fields["sync_id"]].frequency == row.fields["frequency"]
+            for row in self._rows(_SCHEDULE)
+        ]
+        self._say(
+            f"The simulator's own state agrees for {sum(wanted)} of {len(wanted)} syncs. "
+            f"It saw {self._patches()} PATCHes and {self._simulator.requests} requests in all."
+        )
+        self._console.print(f"Everything was written to [bold]{self._home / 'runs'}[/]")
+        good = all(wanted) and (interrupted, resumed, scheduled) == (_INTERRUPTED, 0, 0)
+        return 0 if good else 1
+
+    def _patches(self) -> int:
+        return sum(1 for entry in list(self._simulator.audit) if entry.method == "PATCH")
+
+    def _rows(self, name: str) -> Iterator[Row]:
+        return _rows(self._inputs / name)
+
+    def _say(self, text: str) -> None:
+        self._console.print()
+        self._console.print(f"[bold]{text}[/]")
+        sys.stdout.flush()
+
+    def _start(self, *words: object) -> subprocess.Popen[bytes]:
+        shown = shlex.join(str(word) for word in words)
+        self._console.print(f"[dim]$[/] syncshift {shown}", highlight=False)
+        sys.stdout.flush()
+        return subprocess.Popen(  # noqa: S603  # our own command, on our own inputs
+            [sys.executable, "-m", "runner", *map(str, words)],
+            env=self._environment,
+            # Ctrl-C in this terminal ends the demo; the commands are signaled by it alone.
+            start_new_session=True,
+        )
+
+
+@contextmanager
+def _serving(key_text: Secret, inputs: Path) -> Iterator[Simulator]:
+    key = load_signing_key(key_text, origin="the demo's key")
+    simulator = Simulator(
+        verify=TokenChecker(key.public_pem(), f"useparagon.com/{_PROJECT}"),
+        seed=_SEED,
+        faults=_faults(),
+        behavior=Behavior(resync_s=3.0),
+    )
+    for name in (_MIGRATION, _SCHEDULE):
+        owners = ((r.fields["sync_id"], r.fields["user_id"]) for r in _rows(inputs / name))
+        simulator.seed_from_rows(owners)
+    with (
+        anyio.from_thread.start_blocking_portal() as portal,
+        portal.wrap_async_context_manager(simulator),
+    ):
+        yield simulator
+
+
+def _faults() -> Faults:
+    return Faults(
+        http_500=0.02,
+        http_503=0.02,
+        drop_after=0.02,
+        drop_before=0.02,
+        not_json=0.02,
+        faults_per_row=1,
+        latency_s=0.06,
+        limit_per_s=60,
+        burst=10,
+        retry_after=RetryAfter.SECONDS,
+    )
+
+
+def _rows(path: Path) -> Iterator[Row]:
+    from runner.job import CREDENTIAL, FREQUENCY
+
+    columns = Columns(owned=(CREDENTIAL, FREQUENCY))
+    for block in read(recognise(path), columns):
+        for row in block:
+            if isinstance(row, Row):
+                yield row
+
+
+def _inputs() -> Path:
+    """Return where the sample inputs are: inside the wheel, or in the checkout."""
+    package = Path(__file__).resolve().parents[1]
+    for place in (package / "sample_inputs", package.parent / "sample_inputs"):
+        if (place / _MIGRATION).is_file():
+            return place
+    raise SettingsError("the sample inputs were not installed; run the demo from a checkout")

@@ -1,0 +1,100 @@
+"""The flags that several commands share. None always means: not given here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, Literal
+
+from cyclopts import Group, Parameter
+
+_API = Group("Which API, and as whom", sort_key=2)
+_LIMITS = Group("Limits", sort_key=3)
+_ROWS = Group("Rows", sort_key=4)
+THE_RUN = Group("The run", sort_key=1)
+_OUTPUT = Group("Output", sort_key=6)
+
+
+def _flag(group: Group) -> Parameter:
+    return Parameter(group=group, negative=(), show_default=False)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """What is printed, and where runs live."""
+
+    runs_dir: Annotated[str | None, _flag(THE_RUN)] = None
+    """Folder of all runs (./runs; SYNCSHIFT_RUNS)."""
+    json: Annotated[bool, _flag(_OUTPUT)] = False
+    """Print the summary as JSON, and nothing else, on standard output."""
+    quiet: Annotated[bool, _flag(_OUTPUT)] = False
+    """Print errors only."""
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], _flag(_OUTPUT)] = "warning"
+    """Diagnostics on standard error from this level on (warning)."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Api:
+    """Which API, and as whom."""
+
+    base_url: Annotated[str | None, _flag(_API)] = None
+    """Address of the API (https://sync.useparagon.com; PARAGON_SYNC_URL)."""
+    project_id: Annotated[str | None, _flag(_API)] = None
+    """Paragon project (PARAGON_PROJECT_ID)."""
+    signing_key_file: Annotated[str | None, _flag(_API)] = None
+    """PEM file with the signing key (PARAGON_SIGNING_KEY_FILE; the key itself can stand in
+    PARAGON_SIGNING_KEY, or a ready-made token of one user in PARAGON_USER_TOKEN)."""
+    audience: Annotated[str | None, _flag(_API)] = None
+    """Audience of tokens (useparagon.com/PROJECT-ID; PARAGON_AUDIENCE)."""
+    until: Annotated[Literal["accepted"] | None, _flag(_API)] = None
+    """How far to carry each row (accepted)."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """How hard to push, and when to stop."""
+
+    concurrency: Annotated[str | None, _flag(_LIMITS)] = None
+    """Most requests in flight (32)."""
+    rate: Annotated[str | None, _flag(_LIMITS)] = None
+    """Most requests per second, evenly spread (no ceiling)."""
+    timeout: Annotated[str | None, _flag(_LIMITS)] = None
+    """Time for one attempt (30s)."""
+    max_failures: Annotated[str | None, _flag(_LIMITS)] = None
+    """Stop when more than N rows, or P% of at least 20 ended rows, have failed (10%)."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Making:
+    """What a new run is, and what may not be changed later."""
+
+    max_attempts: Annotated[str | None, _flag(_LIMITS)] = None
+    """Attempts a request (5). Waits that the server asks for are not counted."""
+    max_outage: Annotated[str | None, _flag(_LIMITS)] = None
+    """How long to wait for a server that is down before the run stops (15m)."""
+    drain: Annotated[str | None, _flag(_LIMITS)] = None
+    """How long requests in flight may take to land after Ctrl-C (30s)."""
+    allow_http: Annotated[bool | None, _flag(_API)] = None
+    """Send tokens over plain http to another machine."""
+    trust_env: Annotated[bool | None, _flag(_API)] = None
+    """Use the proxy settings and the netrc of this machine."""
+    no_read: Annotated[bool | None, _flag(_ROWS)] = None
+    """Send without looking first: rows that are already so are sent again, and nothing can
+    be undone that was not read."""
+    skip_invalid: Annotated[bool | None, _flag(_ROWS)] = None
+    """Pass over rows that cannot become a change, instead of refusing the file."""
+    ignore_column: Annotated[tuple[str, ...] | None, _flag(_ROWS)] = None
+    """Carry this column along although its name looks like a known one; may be repeated."""
+
+
+def told(*groups: object) -> dict[str, Any]:
+    """Return what was given on the command line, by the flags' names without dashes."""
+    given: dict[str, Any] = {}
+    for group in groups:
+        for field in fields(group):  # type: ignore[arg-type]  # each group is a dataclass
+            if field.name not in {"json", "quiet", "log_level"}:
+                given[field.name.replace("_", "-")] = getattr(group, field.name)
+    return given

@@ -1,0 +1,185 @@
+"""`status` and `report`: what runs there are, how they go, and what they add up to."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+from runner.cli import screen
+from runner.cli.flags import Output, told
+
+if TYPE_CHECKING:
+    from runner.folder import Folder
+    from runner.results import Summary
+
+_LOOK_EVERY_S = 0.5
+
+
+def status(run: str | None = None, /, *, output: Output = Output()) -> int:
+    """List all runs, or show one; of a run that is at work, live on a terminal.
+
+    Changes nothing. Exit code 0 if it could answer.
+
+    Example: syncshift status 20261123-174214-6cd02e
+
+    Parameters
+    ----------
+    run
+        Name of the run; without it, all runs of the folder.
+    """
+    from runner.folder import Folder
+
+    runs_dir = _runs_dir(output)
+    if run is None:
+        folders = Folder.all(runs_dir)
+        if output.json:
+            screen.write_json([_facts_of(folder) for folder in folders])
+        else:
+            screen.data().print(_table(folders) if folders else f"no runs in {runs_dir}")
+        return 0
+    folder = Folder.open(runs_dir, run)
+    console = screen.data()
+    if output.json or not console.is_terminal or not folder.is_locked():
+        return _show(folder, output)
+    from rich.live import Live as Painting
+
+    with Painting(console=console, auto_refresh=False) as painting:
+        while folder.is_locked():
+            painting.update(_picture(folder), refresh=True)
+            time.sleep(_LOOK_EVERY_S)
+        painting.update(_picture(folder), refresh=True)
+    return 0
+
+
+def report(run: str, /, *, output: Output = Output()) -> int:
+    """Rebuild the result files and the summary of a run, however it ended.
+
+    Works from the run's folder alone: journals and input. Exit code 0 if it
+    could answer.
+
+    Example: syncshift report 20261123-174214-6cd02e
+
+    Parameters
+    ----------
+    run
+        Name of the run; `syncshift status` lists them.
+    """
+    from runner.account import add_up
+    from runner.folder import Folder
+    from runner.job import find
+
+    folder = Folder.open(_runs_dir(output), run)
+    if folder.is_locked():
+        screen.warn("the run is at work; its files are written when it ends")
+        return _show(folder, output)
+    folder.lock()
+    try:
+        manifest = folder.read()
+        summary = add_up(folder, manifest, find(manifest.job))
+    finally:
+        folder.unlock()
+    _print(folder, summary, output)
+    return 0
+
+
+def _runs_dir(output: Output) -> Path:
+    from runner.log import configure
+    from runner.settings import resolve
+
+    configure(output.log_level)
+    resolved = resolve(told(output), environment=os.environ, directory=Path.cwd())
+    return resolved.places.runs_dir
+
+
+def _show(folder: Folder, output: Output) -> int:
+    _print(folder, _summary(folder), output)
+    return 0
+
+
+def _print(folder: Folder, summary: Summary, output: Output) -> None:
+    if output.json:
+        screen.write_json(summary)
+    else:
+        screen.data().print(_picture(folder, summary))
+
+
+def _picture(folder: Folder, summary: Summary | None = None) -> Any:
+    from rich.console import Group
+
+    from runner.account import holds_of
+
+    summary = summary or _summary(folder)
+    manifest = folder.read()
+    known = {
+        "run": f"{manifest.run_id} ({manifest.state})",
+        "job": f"{manifest.job} on {manifest.settings.base_url}",
+        "input": manifest.input.name,
+        "started": summary.started,
+    }
+    now = time.time()
+    waits = [
+        f"{hold.reason}: {hold.detail}" + (f", until {hold.until}" if hold.until else "")
+        for hold in (holds_of(folder, now_s=now) if folder.is_locked() else ())
+    ]
+    if waits:
+        known["waiting"] = "; ".join(waits)
+    return Group(
+        screen.facts(known),
+        screen.result(summary, folder=str(folder.path), reason=manifest.reason),
+    )
+
+
+def _summary(folder: Folder) -> Summary:
+    from runner.account import add_up
+    from runner.job import find
+
+    manifest = folder.read()
+    return add_up(folder, manifest, find(manifest.job), live=folder.is_locked(), files=False)
+
+
+def _facts_of(folder: Folder) -> dict[str, Any]:
+    """Return one line of the list, as data."""
+    from runner.account import index_of
+    from runner.results import verdict_of
+
+    manifest = folder.read()
+    index = index_of(folder)
+    rows = manifest.rows or 0
+    left = rows - index.succeeded - index.failed
+    live = folder.is_locked()
+    return {
+        "run_id": manifest.run_id,
+        "job": manifest.job,
+        "state": manifest.state,
+        "verdict": verdict_of(manifest.state, failed=index.failed, unprocessed=left, live=live),
+        "rows": manifest.rows,
+        "succeeded": index.succeeded,
+        "failed": index.failed,
+        "unprocessed": left,
+        "created": manifest.created,
+        "ended": manifest.ended,
+    }
+
+
+def _table(folders: list[Folder]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name in ("run", "job", "verdict", "rows", "succeeded", "failed", "left", "created"):
+        right = name in {"rows", "succeeded", "failed", "left"}
+        table.add_column(name, justify="right" if right else "left")
+    for folder in folders:
+        told = _facts_of(folder)
+        table.add_row(
+            told["run_id"],
+            told["job"],
+            str(told["verdict"] or "at work"),
+            *(
+                "" if told[name] is None else f"{told[name]:,}"
+                for name in ("rows", "succeeded", "failed", "unprocessed")
+            ),
+            told["created"],
+        )
+    return table

@@ -1,0 +1,234 @@
+"""What a person sees: the question before a run, the progress during it, the result after it.
+
+Data goes to standard output, everything else to standard error.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from rich.console import Console, Group, RenderableType
+from rich.live import Live as Painting
+from rich.markup import escape
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from runner.errors import InputError, SyncshiftError
+from runner.model import SUCCEEDED
+from runner.secret import scrub
+
+if TYPE_CHECKING:
+    from runner.results import Summary
+    from runner.run import Live
+
+_LINE_EVERY_S = 5.0
+_FRAMES_PER_S = 8
+
+_STYLES = {
+    "succeeded": "bold green",
+    "failed": "bold red",
+    "stopped": "bold red",
+    "interrupted": "bold yellow",
+    "refused": "bold red",
+}
+_SAID = {
+    "succeeded": "every row succeeded",
+    "failed": "all rows ended, some failed",
+    "stopped": "stopped with rows left",
+    "interrupted": "interrupted with rows left",
+    "refused": "refused before anything was sent",
+    None: "at work",
+}
+
+
+def errors() -> Console:
+    """Return the console for everything that is not data."""
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def data() -> Console:
+    """Return the console for data."""
+    return Console(highlight=False, soft_wrap=True)
+
+
+def plain(text: str) -> str:
+    """Return *text* fit for a terminal: control characters escaped, secrets starred."""
+    shown = "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
+    return scrub(shown)
+
+
+def warn(text: str) -> None:
+    """Print a warning."""
+    errors().print(f"[bold yellow]warning[/]: {escape(plain(text))}")
+
+
+def tell_error(error: SyncshiftError, *, as_json: bool) -> None:
+    """Print what went wrong; on exit 2 or 5 with *as_json* also as JSON on standard output."""
+    console = errors()
+    console.print(f"[bold red]error[/]: {escape(plain(str(error)))}")
+    problems = error.problems if isinstance(error, InputError) else ()
+    for problem in problems:
+        console.print(f"  {escape(plain(str(problem)))}")
+    if isinstance(error, InputError) and error.total > len(problems):
+        console.print(f"  … and {error.total - len(problems):,} more")
+    if as_json:
+        listed: list[Any] = list(problems) or [{"reason": plain(str(error))}]
+        write_json({"verdict": "refused", "problems": listed})
+
+
+def write_json(value: Any) -> None:
+    """Print *value* as JSON on standard output."""
+    sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
+    sys.stdout.flush()
+
+
+def duration(seconds: float) -> str:
+    """Return *seconds* as a person says them: 45s, 3m 20s, 2h 05m."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole}s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes}m {rest:02d}s"
+    return f"{minutes // 60}h {minutes % 60:02d}m"
+
+
+def facts(pairs: Mapping[str, str]) -> Table:
+    """Return names and values in two columns."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in pairs.items():
+        table.add_row(f"  {name}", escape(plain(value)))
+    return table
+
+
+def ask(question: str) -> bool:
+    """Ask a person at the terminal; only a clear yes counts."""
+    errors().print(f"{escape(question)} [dim]\\[y/N][/] ", end="")
+    try:
+        answer = input()
+    except EOFError:
+        answer = ""
+    return answer.strip().lower() in {"y", "yes"}
+
+
+@contextmanager
+def progress(live: Live, *, quiet: bool) -> Iterator[None]:
+    """Show how a run goes: a picture on a terminal, a line now and then elsewhere."""
+    console = errors()
+    if quiet:
+        yield
+    elif console.is_terminal:
+        with Painting(
+            get_renderable=lambda: _picture(live), console=console, refresh_per_second=_FRAMES_PER_S
+        ):
+            yield
+    else:
+        done = threading.Event()
+        thread = threading.Thread(target=_lines, args=(live, console, done), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+            console.print(_line(live), markup=False)
+
+
+def _lines(live: Live, console: Console, done: threading.Event) -> None:
+    while not done.wait(_LINE_EVERY_S):
+        console.print(_line(live), markup=False)
+
+
+def _line(live: Live) -> str:
+    settled, rows = live.settled, live.rows
+    parts = [
+        time.strftime("%H:%M:%S"),
+        f"{settled:,}/{rows:,} rows",
+        f"{100 * settled // rows if rows else 100}%",
+        f"{_rate(live):,.0f}/s",
+        f"{live.in_flight} in flight",
+        *_tallied(live),
+    ]
+    waits = [f"waiting: {wait}" for wait in _waits(live)]
+    return "  ".join([*parts, *(waits or [_eta(live)])])
+
+
+def _picture(live: Live) -> RenderableType:
+    settled, rows = live.settled, live.rows
+    top = Table.grid(padding=(0, 2))
+    top.add_row(
+        ProgressBar(total=max(1, rows), completed=settled, width=32),
+        f"{settled:,} of {rows:,} rows",
+        f"{_rate(live):,.0f}/s",
+        f"{live.in_flight} in flight",
+        _eta(live),
+    )
+    counts = Text("  " + "   ".join(_tallied(live) or ["nothing has ended yet"]))
+    waits = [Text(f"  waiting: {wait}", style="yellow") for wait in _waits(live)]
+    return Group(top, counts, *waits)
+
+
+def _rate(live: Live) -> float:
+    return (live.settled - live.settled_before) / max(0.001, live.elapsed_s)
+
+
+def _eta(live: Live) -> str:
+    rate, left = _rate(live), live.rows - live.settled
+    return f"{duration(left / rate)} left" if rate > 0 and left else ""
+
+
+def _tallied(live: Live) -> list[str]:
+    return [f"{kind} {count:,}" for kind, count in live.tally.counts.items() if count]
+
+
+def _waits(live: Live) -> list[str]:
+    waits = []
+    for wait in live.waits():
+        left = f", {duration(wait.left_s)} more" if wait.left_s is not None else ""
+        waits.append(plain(f"{wait.reason} for {duration(wait.for_s)}{left} ({wait.detail})"))
+    return waits
+
+
+def result(summary: Summary, *, folder: str, reason: str | None) -> RenderableType:
+    """Return how a run went, for a person."""
+    verdict = summary.verdict
+    style = _STYLES.get(str(verdict), "bold")
+    head = Text.assemble((str(verdict or "running"), style), f": {_SAID[verdict]}")
+    counts = Table.grid(padding=(0, 2))
+    counts.add_column(justify="right")
+    counts.add_column()
+    for name, count in summary.counts.items():
+        if count:
+            good = name in {str(kind) for kind in SUCCEEDED}
+            color = "green" if good else "yellow" if name == "unprocessed" else "red"
+            counts.add_row(f"  {count:,}", Text(name, style=color))
+    known: dict[str, str] = {}
+    if reason:
+        known["why"] = reason
+    if summary.error_classes:
+        known["errors"] = ", ".join(f"{n:,} {name}" for name, n in summary.error_classes.items())
+    known["sent"] = f"{summary.attempts:,} PATCHes, {summary.resyncs:,} re-syncs started"
+    if summary.rate:
+        known["pace"] = f"{summary.rate:,.0f} rows/s" + _latency(summary)
+    if summary.waits:
+        known["waited"] = ", ".join(f"{duration(s)} {name}" for name, s in summary.waits.items())
+    known["files"] = folder
+    if summary.counts["unprocessed"] and str(verdict) not in {"refused", "None"}:
+        known["next"] = f"syncshift resume {summary.run_id}"
+    return Group(head, counts, facts(known))
+
+
+def _latency(summary: Summary) -> str:
+    latency = summary.latency_ms
+    if latency is None:
+        return ""
+    return f"; a row took {latency.p50:,} ms (median), {latency.p99:,} ms (99th percentile)"

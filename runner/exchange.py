@@ -1,0 +1,289 @@
+"""One exchange with the API: ask, and ask again for as long as that makes sense.
+
+A row that fails is asked again within its attempts and the run's retry budget.
+A server that is down is waited for: everybody is held, one sync is read now and
+then, and no row pays for it.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Awaitable, Callable
+
+import msgspec
+
+from runner import retry
+from runner.attempt import Attempt, Sender
+from runner.errors import Fault, FaultKind, OutageTooLong, RunFault, SyncshiftError
+from runner.log import diagnostics
+from runner.model import Change, Request, Response, Verdict
+from runner.outage import RetryBudget
+from runner.throttle import OUTAGE
+from runner.turnstile import Closing
+
+_MAX_THROTTLED = 50
+_NEVER_REACHED_S = 30.0
+"""A host that never answered is given no more than this: it is probably the wrong one."""
+
+
+class Doubt(enum.Enum):
+    """What a look at a sync says about a request that may have landed."""
+
+    LANDED = enum.auto()
+    SEND_AGAIN = enum.auto()
+    """It has not, or the API does not tell: the change is absolute and may be sent again."""
+    UNKNOWN = enum.auto()
+    """The look itself failed; nothing is sent blind."""
+
+
+class Exchange(msgspec.Struct, frozen=True, gc=False):
+    """What a row's request came to in the end."""
+
+    last: Attempt
+    sends: int
+    """Requests that left for the wire."""
+    in_doubt: bool = False
+    """Some attempt may have landed although it was not accepted."""
+    landed: bool = False
+    """A look in between showed that an attempt had landed; no more was sent."""
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the API took the request."""
+        return self.last.accepted
+
+
+class Policy(msgspec.Struct, frozen=True):
+    """How long to insist."""
+
+    max_attempts: int
+    max_outage_s: float
+
+
+class Exchanger:
+    """Asks for many rows. Belongs to one event loop."""
+
+    def __init__(
+        self,
+        sender: Sender,
+        *,
+        policy: Policy,
+        budget: RetryBudget,
+        probe_with: Callable[[Change], Request],
+    ) -> None:
+        """*probe_with* makes the read that tells whether the server is back."""
+        self.sender = sender
+        self.policy = policy
+        self.budget = budget
+        self._probe_with = probe_with
+
+    async def ask(
+        self,
+        request: Request,
+        change: Change,
+        understands: Callable[[Response], bool],
+        *,
+        approached: bool = False,
+        look_again: Callable[[], Awaitable[Doubt]] | None = None,
+    ) -> Exchange:
+        """Send *request* until it is accepted, refused, or the attempts are used up.
+
+        *understands* tells whether a good answer speaks of what was asked.
+        *look_again* is asked before a request that may have landed is sent
+        again. Raises `Closing` when the run ends first.
+        """
+        first = await self.sender.attempt(request, change, understands, approached=approached)
+        if first.ruling.final:
+            if first.accepted:
+                self.budget.clean_success(first.sent_at)
+            return Exchange(first, first.sends)
+        return await _Insistence(self, request, change, understands, look_again).go_on(first)
+
+    async def wait_out(self, change: Change, attempt: Attempt) -> None:
+        """Hold everybody, and ask for one sync now and then, until the server answers again.
+
+        Raises `Closing`, after having stopped the run, when that takes too long.
+        """
+        sender, breaker = self.sender, self.sender.breaker
+        throttle, now = sender.turnstile.throttle, sender.clocks.steady
+        target = sender.known_good or change
+        patience_s = self._patience_s()
+        detail = attempt.ruling.error or ""
+        opened_at = breaker.opened_at or now()
+        last = attempt
+        sender.tell("throttle.held", reason=OUTAGE, detail=detail, until=None)
+        while True:
+            give_up_at = opened_at + patience_s
+            next_at = min(breaker.next_probe_at, give_up_at)
+            throttle.hold(OUTAGE, now=now(), until=next_at, detail=detail)
+            await sender.turnstile.sleep(next_at - now())
+            if now() >= give_up_at:
+                sender.stop(self._too_long(last, waited_s=patience_s))
+                raise Closing
+            probe = self._probe_with(target)
+            _, last = await sender.send(probe, target, lambda _: True, probe=True)
+            answered = not last.ruling.outage
+            diagnostics().debug("outage.probed", answered=answered, http_status=last.status)
+            if breaker.probed(now(), answered=answered):
+                break
+        throttle.lift(OUTAGE, now=now())
+        sender.turnstile.nudge()
+        sender.tell("throttle.released", reason=OUTAGE, held_s=round(now() - opened_at, 3))
+
+    def _patience_s(self) -> float:
+        longest = self.policy.max_outage_s
+        return longest if self.sender.breaker.ever_succeeded else min(longest, _NEVER_REACHED_S)
+
+    def _too_long(self, last: Attempt, *, waited_s: float) -> SyncshiftError:
+        said = last.ruling.error or ""
+        if self.sender.breaker.ever_succeeded:
+            return OutageTooLong(
+                f"the server has been down for {waited_s:,.0f} s (--max-outage): {said}. "
+                "Resume the run when it is back"
+            )
+        return RunFault(
+            f"the host did not answer once in {waited_s:,.0f} s: {said}. "
+            "Check --base-url, then resume the run"
+        )
+
+
+class _Insistence:
+    """The second and later attempts of one request."""
+
+    def __init__(
+        self,
+        exchanger: Exchanger,
+        request: Request,
+        change: Change,
+        understands: Callable[[Response], bool],
+        look_again: Callable[[], Awaitable[Doubt]] | None,
+    ) -> None:
+        self._exchanger = exchanger
+        self._sender = exchanger.sender
+        self._most = exchanger.policy.max_attempts
+        self._request = request
+        self._change = change
+        self._understands = understands
+        self._look_again = look_again
+        self._pending: Attempt | None = None
+        self._first_sent_at = 0.0
+        self._sends = 0
+        self._counted = 0
+        self._retries = 0
+        self._throttled = 0
+        self._went_stale = False
+        self._resend_free = False
+        self._in_doubt = False
+        self._landed = False
+        self._ended = False
+
+    async def go_on(self, first: Attempt) -> Exchange:
+        """Follow up on *first*, which did not settle the matter."""
+        self._pending = self._last = first
+        self._first_sent_at = first.sent_at
+        last = await retry.again(
+            self._next,
+            goes_on=self._goes_on,
+            pause_s=self._pause_s,
+            sleep=self._sender.turnstile.sleep,
+        )
+        if last.accepted and self._retries:
+            self._exchanger.budget.pay_back(last.sent_at)
+        return Exchange(last, self._sends, self._in_doubt and not last.accepted, self._landed)
+
+    async def _next(self) -> Attempt:
+        if self._pending is not None:
+            attempt, self._pending = self._pending, None
+        else:
+            if self._in_doubt and self._look_again is not None:
+                found = await self._look_again()
+                if found is not Doubt.SEND_AGAIN:
+                    self._ended = True
+                    self._landed = found is Doubt.LANDED
+                    return self._last
+            attempt = await self._sender.attempt(self._request, self._change, self._understands)
+        self._last = attempt
+        self._sends += attempt.sends
+        self._in_doubt |= attempt.ruling.verdict is Verdict.AMBIGUOUS
+        await self._weigh(attempt)
+        return attempt
+
+    async def _weigh(self, attempt: Attempt) -> None:
+        """Count the attempt, unless it was the server that failed and not the row."""
+        ruling = attempt.ruling
+        self._resend_free = ruling.free and not self._went_stale
+        if ruling.verdict is Verdict.THROTTLED:
+            self._throttled += 1
+        elif self._resend_free:
+            self._went_stale = True
+        elif not ruling.final:
+            self._counted += 1
+            if ruling.outage:
+                await self._blame(attempt)
+
+    async def _blame(self, attempt: Attempt) -> None:
+        """Find out whether the server is down; if so wait for it, and do not count the attempt."""
+        breaker = self._sender.breaker
+        if self._names_no_host(attempt):
+            self._sender.stop(
+                RunFault(f"{attempt.ruling.error}. Nothing was sent; mend it, then resume the run")
+            )
+            raise Closing
+        if self._opens_breaker(attempt):
+            await self._exchanger.wait_out(self._change, attempt)
+        if breaker.was_open_since(attempt.sent_at):
+            self._counted = 0
+
+    def _opens_breaker(self, attempt: Attempt) -> bool:
+        breaker, now = self._sender.breaker, self._sender.clocks.steady()
+        never_arrived = not attempt.sends
+        # A row that breaks the server breaks it each time: only its first
+        # failure speaks of the server. One that never arrived always does.
+        if (self._counted == 1 or never_arrived) and breaker.failed(now):
+            return True
+        if breaker.is_open:
+            return False
+        used_up = self._counted >= self._most
+        if self._exchanger.budget.starved(now) or (never_arrived and used_up):
+            breaker.open(now)
+            return True
+        if used_up and breaker.ever_succeeded and breaker.last_success_at < self._first_sent_at:
+            # Nobody has succeeded since this row began to fail: before it is given
+            # up, one that is known to be good tells whether it is the row or the server.
+            breaker.open(now, ask_at_once=True)
+            return True
+        return False
+
+    def _names_no_host(self, attempt: Attempt) -> bool:
+        return (
+            isinstance(attempt.result, Fault)
+            and attempt.result.kind is FaultKind.DNS
+            and not self._sender.breaker.ever_succeeded
+            and self._counted > 1
+        )
+
+    def _goes_on(self, attempt: Attempt) -> bool:
+        ruling = attempt.ruling
+        if ruling.final or self._ended:
+            return False
+        if ruling.verdict is Verdict.THROTTLED:
+            return self._throttled < _MAX_THROTTLED
+        return self._counted < min(self._most, ruling.limit or self._most)
+
+    def _pause_s(self, attempt: Attempt) -> float:
+        ruling, clocks = attempt.ruling, self._sender.clocks
+        if ruling.verdict is Verdict.THROTTLED or self._resend_free:
+            return 0.0
+        pause_s = max(
+            retry.backoff_s(ruling, retries=self._retries, chance=clocks.chance()),
+            self._exchanger.budget.take(clocks.steady()),
+        )
+        self._retries += 1
+        diagnostics().debug(
+            "attempt.retry_scheduled",
+            row=self._change.row,
+            http_status=attempt.status,
+            error_class=ruling.error_class,
+            wait_s=round(pause_s, 3),
+        )
+        return pause_s

@@ -1,0 +1,245 @@
+"""A run's directory: made once, locked while somebody works on it, its manifest always whole."""
+
+from __future__ import annotations
+
+import difflib
+import fcntl
+import hashlib
+import os
+import secrets
+import shutil
+import socket
+import time
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+
+from runner.errors import DiskFault, InputError, NoSuchRun, RunExists, RunLocked
+from runner.journal import sync_directory, write_file, write_whole
+from runner.settings import Settings, check_run_id
+
+MANIFEST = "run.json"
+LOCK = "lock"
+_BLOCK = 1 << 20
+
+
+class Input(msgspec.Struct, frozen=True, kw_only=True):
+    """The input as the run knows it."""
+
+    name: str
+    """As it was given; ``-`` for standard input."""
+    file: str
+    """Where it is read from: a name in the run's directory, or an absolute path."""
+    format: str
+    compression: str | None = None
+    bytes: int | None = None
+    """Of the file as it is, compressed or not; None until it was read whole."""
+    sha256: str | None = None
+    """Likewise."""
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """`run.json`: what the run is, durable before anything else happens."""
+
+    v: int = 1
+    run_id: str
+    job: str
+    input: Input
+    settings: Settings
+    versions: dict[str, str]
+    parent: str | None = None
+    state: str = "checking"
+    """checking, running, stopped, interrupted, finished or refused."""
+    rows: int | None = None
+    """Rows of the input; None until it was checked."""
+    users: int | None = None
+    created: str
+    started: str | None = None
+    """When sending began."""
+    ended: str | None = None
+    reason: str | None = None
+    """Why it did not finish, in words."""
+    exit_code: int | None = None
+
+
+class Folder:
+    """One run's directory. Only whoever holds its lock writes to it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock: BinaryIO | None = None
+
+    @property
+    def run_id(self) -> str:
+        """The run's name."""
+        return self.path.name
+
+    @classmethod
+    def create(cls, runs_dir: Path, run_id: str | None, *, wall_clock_s: float) -> Folder:
+        """Make and lock the directory of a new run.
+
+        A run whose input was refused gives its name away. Raises `RunExists`,
+        `RunLocked`, `SettingsError` for a bad name, `DiskFault`.
+        """
+        moment = time.strftime("%Y%m%d-%H%M%S", time.gmtime(wall_clock_s))
+        name = check_run_id(run_id) if run_id else f"{moment}-{secrets.token_hex(3)}"
+        folder = cls(runs_dir / name)
+        try:
+            _make_runs_dir(runs_dir)
+            if folder.path.exists():
+                folder._give_way()
+            try:
+                folder.path.mkdir(mode=0o700)
+            except FileExistsError:
+                raise folder._taken() from None
+            sync_directory(runs_dir)
+        except OSError as error:
+            raise DiskFault(
+                f"{folder.path}: cannot be made ({error.strerror}); choose another --runs-dir"
+            ) from error
+        folder.lock()
+        return folder
+
+    @classmethod
+    def open(cls, runs_dir: Path, run_id: str) -> Folder:
+        """Return the directory of a run there is. Raises `NoSuchRun`, naming near ones."""
+        path = runs_dir / run_id
+        if "/" in run_id or not (path / MANIFEST).is_file():
+            names = [folder.run_id for folder in cls.all(runs_dir)]
+            near = difflib.get_close_matches(run_id, names, n=3, cutoff=0.5) or names[-3:]
+            hint = f"did you mean {', '.join(near)}?" if near else "there are no runs there yet"
+            raise NoSuchRun(f"there is no run {run_id!r} in {runs_dir}; {hint}")
+        return cls(path)
+
+    @classmethod
+    def all(cls, runs_dir: Path) -> list[Folder]:
+        """Return every run of *runs_dir*, oldest name first."""
+        return [cls(path.parent) for path in sorted(runs_dir.glob(f"*/{MANIFEST}"))]
+
+    def lock(self) -> None:
+        """Take the run for this process, until it ends. Raises `RunLocked`."""
+        file = self._locked_file()
+        while not _is_named(file, self.path / LOCK):
+            # Whoever held it has removed it since: what is locked here, nobody else will see.
+            file.close()
+            file = self._locked_file()
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+        file.flush()
+        self._lock = file
+
+    def _locked_file(self) -> BinaryIO:
+        file = (self.path / LOCK).open("a+b")
+        os.fchmod(file.fileno(), 0o600)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            owner = file.read(200).decode("utf-8", errors="replace").strip() or "another process"
+            file.close()
+            raise RunLocked(
+                f"run {self.run_id} is being worked on by {owner}; wait for it, or stop it first"
+            ) from None
+        return file
+
+    def unlock(self) -> None:
+        """Let go of the run."""
+        if self._lock is not None:
+            (self.path / LOCK).unlink(missing_ok=True)
+            self._lock.close()
+            self._lock = None
+
+    def is_locked(self) -> bool:
+        """Tell whether a process is at work on the run."""
+        try:
+            with (self.path / LOCK).open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True
+        return False
+
+    def read(self) -> Manifest:
+        """Return the manifest. Raises `NoSuchRun` when it cannot be understood."""
+        path = self.path / MANIFEST
+        try:
+            return msgspec.json.decode(path.read_bytes(), type=Manifest)
+        except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise NoSuchRun(f"{path}: is not the manifest of a run ({error})") from None
+
+    def write(self, manifest: Manifest) -> Manifest:
+        """Replace the manifest, durably, and return it. Raises `DiskFault`."""
+        text = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
+        write_file(self.path / MANIFEST, text + b"\n")
+        return manifest
+
+    def take_in(self, source: BinaryIO, name: str) -> tuple[int, str]:
+        """Copy *source* into the run as *name*, durably; return its bytes and SHA-256.
+
+        Raises `InputError` when it cannot be read, `DiskFault` when it cannot be written.
+        """
+        digest, size = hashlib.sha256(), 0
+        part = self.path / f".{name}.part"
+        try:
+            fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            try:
+                while block := _read_block(source):
+                    write_whole(fd, block)
+                    digest.update(block)
+                    size += len(block)
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+            part.replace(self.path / name)
+            sync_directory(self.path)
+        except OSError as error:
+            raise DiskFault(
+                f"{part}: the input cannot be copied ({error.strerror}); make room, or leave it "
+                "where it is with --no-copy"
+            ) from error
+        return size, digest.hexdigest()
+
+    def _give_way(self) -> None:
+        """Remove the run if its input was refused. Raises `RunExists` otherwise."""
+        if (self.path / MANIFEST).is_file():
+            self.lock()
+            try:
+                if self.read().state == "refused":
+                    shutil.rmtree(self.path)
+                    return
+            finally:
+                self.unlock()
+        raise self._taken()
+
+    def _taken(self) -> RunExists:
+        return RunExists(
+            f"there is a run {self.run_id} already in {self.path.parent}; choose another --run-id, "
+            f"or go on with it: syncshift resume {self.run_id}"
+        )
+
+
+def _is_named(file: BinaryIO, path: Path) -> bool:
+    """Tell whether *path* is the name of the open *file*."""
+    try:
+        return path.stat().st_ino == os.fstat(file.fileno()).st_ino
+    except FileNotFoundError:
+        return False
+
+
+def _read_block(source: BinaryIO) -> bytes:
+    try:
+        return source.read(_BLOCK)
+    except OSError as error:
+        raise InputError(f"the input cannot be read ({error.strerror})") from error
+
+
+def _make_runs_dir(runs_dir: Path) -> None:
+    if not runs_dir.is_dir():
+        runs_dir.mkdir(parents=True, mode=0o700)
+    ignore = runs_dir / ".gitignore"
+    if not ignore.exists():
+        # Runs hold customers' data; they must not end up in a repository.
+        ignore.touch(mode=0o600)
+        ignore.write_text("*\n", encoding="utf-8")

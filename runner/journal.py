@@ -1,0 +1,301 @@
+"""Append-only JSON lines that count only once they are on disk.
+
+Every line ends with a sequence number and a CRC-32 of the bytes before it::
+
+    {"v":1,…,"seq":17,"crc":"9f3a11c2"}
+
+so a line that is torn, changed, lost or moved is seen. A torn tail is set aside
+and cut before anything is appended; any other bad line is damage, and the run
+is refused. (The rules are those of etcd's write-ahead log; the grouping of
+syncs is the group commit of databases.)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import queue
+import stat
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from zlib import crc32
+
+import msgspec
+
+from runner.errors import DiskFault, JournalDamaged
+
+_TAIL = len('00000000"}\n')
+_MARK = b',"crc":"'
+_BLOCK = 1 << 20
+
+
+class Line(msgspec.Struct, frozen=True, gc=False):
+    """One good line of a journal."""
+
+    offset: int
+    """Where it starts, in bytes."""
+    seq: int
+    data: bytes
+    """The whole line, JSON, without its line end."""
+
+
+class Tail(msgspec.Struct, frozen=True, gc=False):
+    """Where the good lines of a journal end."""
+
+    seq: int = 0
+    """Sequence number of the last good line; 0 when there is none."""
+    offset: int = 0
+    """Bytes of good lines."""
+    torn: int = 0
+    """Bytes after them that were never written whole."""
+
+
+class Journal:
+    """One append-only file. Nothing reaches it but through a `Committer`."""
+
+    def __init__(self, path: Path, fd: int, seq: int) -> None:
+        self.path = path
+        self.fd = fd
+        self.seq = seq
+        self._buffer = bytearray()
+
+    @classmethod
+    def open(cls, path: Path) -> Journal:
+        """Create the journal, or open it behind its last good line.
+
+        A torn tail is copied to ``<name>.torn-<n>`` and cut. Returns once file
+        and directory are synced. Raises `JournalDamaged` for any other bad
+        line, `DiskFault` when the disk refuses.
+        """
+        try:
+            tail = cut_torn_tail(path) if path.exists() else Tail()
+            fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            os.fsync(fd)
+            sync_directory(path.parent)
+        except OSError as error:
+            raise DiskFault(f"{path}: cannot be opened for writing ({error.strerror})") from error
+        return cls(path, fd, tail.seq)
+
+    def append(self, line: bytes) -> None:
+        """Add *line*, an encoded JSON object, to the next commit."""
+        self.seq += 1
+        body = b'%b,"seq":%d,"crc":"' % (line[:-1], self.seq)
+        self._buffer += b'%b%08x"}\n' % (body, crc32(body))
+
+    def take(self) -> bytes:
+        """Hand over what was appended since the last call."""
+        data = bytes(self._buffer)
+        self._buffer.clear()
+        return data
+
+    def close(self) -> None:
+        """Close the file. What was not committed is lost."""
+        os.close(self.fd)
+
+
+class Committer:
+    """Writes and syncs several journals together; callers that overlap share one sync.
+
+    Belongs to one event loop. A write or a sync that fails is never tried
+    again: after a failed sync the kernel may have dropped the data, and the
+    next one would report success.
+    """
+
+    def __init__(
+        self,
+        *journals: Journal,
+        sync: Callable[[int], None] = os.fdatasync,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._journals = journals
+        self._sync = sync
+        self._clock = clock
+        self._loop = asyncio.get_running_loop()
+        self._waiting: list[asyncio.Future[None]] = []
+        self._group: list[asyncio.Future[None]] = []
+        self._busy_since: float | None = None
+        self._jobs: queue.SimpleQueue[list[tuple[Journal, bytes]] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._serve, name="journal", daemon=True)
+        self._thread.start()
+        self.failure: DiskFault | None = None
+        """Why nothing can be recorded any more."""
+
+    def durable(self) -> asyncio.Future[None]:
+        """Return a future that ends once all that was appended so far is on disk.
+
+        It raises `DiskFault` when that failed. Each caller has a future of its
+        own, so one that is canceled harms no other.
+        """
+        future: asyncio.Future[None] = self._loop.create_future()
+        if self.failure is not None:
+            future.set_exception(self.failure)
+        else:
+            self._waiting.append(future)
+            if self._busy_since is None:
+                self._busy_since = self._clock()
+                self._loop.call_soon(self._commit)
+        return future
+
+    def slow_since(self, now: float, *, patience_s: float = 1.0) -> float | None:
+        """Return since when the disk has kept everybody waiting, or None."""
+        since = self._busy_since
+        return since if since is not None and now - since > patience_s else None
+
+    async def close(self) -> None:
+        """Commit what is left, stop the thread, close the files.
+
+        Raises `DiskFault` when the last commit failed.
+        """
+        try:
+            if self.failure is None:
+                await self.durable()
+        finally:
+            self._jobs.put(None)
+            self._thread.join()
+            for journal in self._journals:
+                journal.close()
+
+    def _commit(self) -> None:
+        self._busy_since = self._clock()
+        self._group, self._waiting = self._waiting, []
+        self._jobs.put([(j, data) for j in self._journals if (data := j.take())])
+
+    def _serve(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            failure = None
+            try:
+                for journal, data in job:
+                    write_whole(journal.fd, data)
+                for journal, _ in job:
+                    self._sync(journal.fd)
+                    if os.fstat(journal.fd).st_nlink == 0:
+                        raise FileNotFoundError(2, "the file was removed")
+            except OSError as error:
+                failure = DiskFault(
+                    f"{journal.path}: cannot be written ({error.strerror or error}); "
+                    "nothing more was sent. Make room or mend the disk, then resume the run"
+                )
+            self._loop.call_soon_threadsafe(self._done, failure)
+
+    def _done(self, failure: DiskFault | None) -> None:
+        group, self._group = self._group, []
+        if failure is not None:
+            self.failure = failure
+            group += self._waiting
+            self._waiting = []
+        for future in group:
+            if not future.done():
+                if failure is None:
+                    future.set_result(None)
+                else:
+                    future.set_exception(failure)
+        if self._waiting:
+            self._loop.call_soon(self._commit)
+        else:
+            self._busy_since = None
+
+
+def write_whole(fd: int, data: bytes) -> None:
+    """Write all of *data*, however often the system takes only a part.
+
+    Raises OSError as the system does.
+    """
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Replace *path* by *data*, so that a crash leaves the old file or the new one, never a part.
+
+    Returns once file and directory are synced. Raises `DiskFault`.
+    """
+    part = path.with_name(f".{path.name}.part")
+    try:
+        fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            write_whole(fd, data)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        part.replace(path)
+        sync_directory(path.parent)
+    except OSError as error:
+        raise DiskFault(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in *path* survive a power cut. Raises OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def scan(path: Path, *, start: Tail | None = None) -> Iterator[Line]:
+    """Yield the good lines of a journal, from behind *start* on, without changing the file.
+
+    Ends before a torn tail. Raises `JournalDamaged`, with file and line, when
+    a bad line is followed by a good one, or a line is missing.
+    """
+    seq = start.seq if start else 0
+    offset = start.offset if start else 0
+    with path.open("rb", buffering=_BLOCK) as file:
+        file.seek(offset)
+        for raw in file:
+            if raw[-1:] != b"\n":
+                return  # the writer may be at this very line; nothing stands behind it
+            if not _is_good(raw):
+                if any(_is_good(later) for later in file):
+                    raise _damage(path, seq + 1, offset, "is not what was written")
+                return
+            found = int(raw[raw.rfind(b'"seq":') + 6 : -_TAIL - 8])
+            if found != seq + 1:
+                raise _damage(path, seq + 1, offset, f"is missing; line {found} stands there")
+            seq = found
+            yield Line(offset, seq, raw[:-1])
+            offset += len(raw)
+
+
+def tail_of(path: Path, *, start: Tail | None = None) -> Tail:
+    """Return where the good lines of *path* end. Raises `JournalDamaged`."""
+    seq, offset = (start.seq, start.offset) if start else (0, 0)
+    for line in scan(path, start=start):
+        seq, offset = line.seq, line.offset + len(line.data) + 1
+    return Tail(seq, offset, path.stat().st_size - offset)
+
+
+def cut_torn_tail(path: Path) -> Tail:
+    """Set a torn tail aside as ``<name>.torn-<n>`` and cut it off, durably.
+
+    Raises `JournalDamaged` for any other bad line, OSError as the system does.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise JournalDamaged(f"{path}: is not a file; was the run folder tampered with?")
+    tail = tail_of(path)
+    if tail.torn:
+        n = 1
+        while (aside := path.with_name(f"{path.name}.torn-{n}")).exists():
+            n += 1
+        with path.open("r+b") as file:
+            file.seek(tail.offset)
+            write_file(aside, file.read())
+            file.truncate(tail.offset)
+            os.fsync(file.fileno())
+        sync_directory(path.parent)
+    return Tail(tail.seq, tail.offset)
+
+
+def _is_good(raw: bytes) -> bool:
+    body = raw[:-_TAIL]
+    return body[-8:] == _MARK and raw[-_TAIL:] == b'%08x"}\n' % crc32(body)
+
+
+def _damage(path: Path, line: int, offset: int, what: str) -> JournalDamaged:
+    return JournalDamaged(
+        f"{path}: line {line} (byte {offset}) {what}. The journal was damaged after it was "
+        "written; restore the run folder from a copy. Nothing was sent"
+    )

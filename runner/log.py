@@ -1,0 +1,107 @@
+"""The one place that knows structlog: the report's lines, the run's events, diagnostics."""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import sys
+from collections.abc import Callable, MutableMapping
+from typing import Any, TextIO
+
+import structlog
+
+from runner.model import encode_json
+from runner.secret import scrub
+
+LEVELS = ("debug", "info", "warning", "error")
+
+
+def stamp(now_s: float) -> str:
+    """Return *now_s*, seconds since the epoch, as RFC 3339 in UTC with milliseconds."""
+    global _last, _text  # a cache of one: rows come many to the millisecond
+    ms = int(now_s * 1000)
+    if ms != _last:
+        moment = datetime.datetime.fromtimestamp(ms / 1000, datetime.UTC)
+        _last, _text = ms, f"{moment:%Y-%m-%dT%H:%M:%S}.{ms % 1000:03d}Z"
+    return _text
+
+
+_last = -1
+_text = ""
+
+
+class _Sink:
+    """What structlog takes for a logger: hands each encoded line on."""
+
+    def __init__(self, append: Callable[[bytes], None]) -> None:
+        self.info = self.warning = append
+
+
+def journal_logger(
+    append: Callable[[bytes], None], *, wall_clock: Callable[[], float]
+) -> structlog.typing.FilteringBoundLogger:
+    """Return a logger whose every event becomes one JSON line handed to *append*.
+
+    Lines start with ``v event level timestamp``; the event's own fields follow
+    in the order in which they were given.
+    """
+
+    def render(_: Any, level: str, event: MutableMapping[str, Any]) -> bytes:
+        head = {
+            "v": 1,
+            "event": event.pop("event"),
+            "level": level,
+            "timestamp": stamp(wall_clock()),
+        }
+        return encode_json(head | event)  # type: ignore[operator]  # structlog hands a dict
+
+    logger: structlog.typing.FilteringBoundLogger = structlog.wrap_logger(
+        _Sink(append),
+        processors=[render],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+    ).bind()
+    return logger
+
+
+def configure(level: str, *, stream: TextIO | None = None) -> None:
+    """Send diagnostics of *level* and above to *stream* (standard error), one line each.
+
+    No local variables are ever shown, and whatever looks like a token or a key
+    is replaced by stars in the very last step.
+    """
+    out = stream or sys.stderr
+
+    def write(text: str) -> None:
+        out.write(_in_one_line(scrub(text)) + "\n")
+        out.flush()
+
+    class Line:
+        debug = info = warning = error = critical = msg = staticmethod(write)
+
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.KeyValueRenderer(
+                key_order=["timestamp", "level", "event"], repr_native_str=False
+            ),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(
+            logging.getLevelNamesMapping()[level.upper()]
+        ),
+        logger_factory=lambda *_: Line(),
+        cache_logger_on_first_use=False,
+    )
+
+
+def _in_one_line(text: str) -> str:
+    """Spell out whatever could end a line or steer a terminal."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def diagnostics() -> structlog.typing.FilteringBoundLogger:
+    """Return the logger for what a person debugging a run wants to see."""
+    logger: structlog.typing.FilteringBoundLogger = structlog.get_logger()
+    return logger

@@ -1,0 +1,239 @@
+"""Moves changes from a source through a step into a sink, many at a time.
+
+The source is read a block at a time in a thread; a full house stops it. A
+worker carries one change at a time and takes the next only when the outcome of
+the last is on disk. There are more workers than requests in flight, because a
+worker that waits for the disk holds no slot.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator
+
+import anyio
+import anyio.to_thread
+import msgspec
+
+from runner.errors import DiskFault, RunFault, RunStopped, SyncshiftError
+from runner.model import Change, ErrorClass, Intent, Outcome, OutcomeKind
+from runner.rollout import FailureLimit, Suspicions
+from runner.steps import Ending
+from runner.turnstile import Closing, Turnstile
+
+WORKERS_PER_SLOT = 3
+
+
+class Work(msgspec.Struct, frozen=True, gc=False):
+    """One row that is to be carried, or whose end is known already."""
+
+    change: Change | None = None
+    intent: Intent | None = None
+    """What an earlier run wrote down about it without learning how it ended."""
+    known: Outcome | None = None
+    """How it ends without being carried: invalid, or a duplicate of a row settled before."""
+
+
+class Tally(msgspec.Struct):
+    """What has happened so far in this process; read by whoever shows progress."""
+
+    counts: dict[OutcomeKind, int] = {}
+    ended: int = 0
+    failed: int = 0
+    """As the failure limit counts them: without invalid rows."""
+    carried: int = 0
+    """Rows in the hands of a worker."""
+
+
+class Stop:
+    """Why the run ends before its input does. The first reason stands."""
+
+    def __init__(self, turnstile: Turnstile) -> None:
+        self._turnstile = turnstile
+        self.reason: SyncshiftError | None = None
+        self.in_flight = 0
+        """Requests in flight when the reason came up."""
+
+    def __call__(self, reason: SyncshiftError) -> None:
+        """Take no more rows and send no more requests; those in flight may land."""
+        if self.reason is None:
+            self.reason = reason
+            self.in_flight = self._turnstile.throttle.in_flight
+        self._turnstile.close()
+
+
+class Sink:
+    """Where rows end: weighs, writes down, counts, and sees to the duplicates."""
+
+    def __init__(
+        self,
+        *,
+        settle: Callable[[Outcome], None],
+        durable: Callable[[], Awaitable[None]],
+        stop: Stop,
+        limit: FailureLimit,
+        suspicions: Suspicions,
+        duplicates_of: Callable[[int], tuple[tuple[int, int], ...]],
+        is_settled: Callable[[int], bool],
+    ) -> None:
+        """*duplicates_of* a row gives (row, line) of the later rows that ask for the same."""
+        self._settle = settle
+        self._durable = durable
+        self._stop = stop
+        self._limit = limit
+        self._suspicions = suspicions
+        self._duplicates_of = duplicates_of
+        self._is_settled = is_settled
+        self.tally = Tally(counts=dict.fromkeys(OutcomeKind, 0))
+
+    def end(self, ending: Ending) -> None:
+        """Take in how a row ended; it may be kept back for a while."""
+        try:
+            for free in self._suspicions.weigh(ending):
+                self._write(free.outcome)
+        except RunStopped as fault:
+            self._stop(fault)
+
+    def end_known(self, outcome: Outcome) -> None:
+        """Take in a row that ended without being carried."""
+        self._write(outcome)
+
+    def acquit(self) -> None:
+        """The input has ended: what was kept back ends as it was found."""
+        for ending in self._suspicions.acquit():
+            self._write(ending.outcome)
+
+    async def durable(self) -> None:
+        """Return once everything that has ended is on disk. Raises `DiskFault`."""
+        await self._durable()
+
+    def _write(self, outcome: Outcome) -> None:
+        self._settle(outcome)
+        tally = self.tally
+        tally.counts[outcome.outcome] += 1
+        if outcome.outcome is not OutcomeKind.INVALID:
+            tally.ended += 1
+            if not outcome.succeeded:
+                tally.failed += 1
+                self._look_at_limit()
+        for row, line in self._duplicates_of(outcome.row):
+            if not self._is_settled(row):
+                self._write(duplicate(outcome, row=row, line=line))
+
+    def _look_at_limit(self) -> None:
+        tally = self.tally
+        if self._stop.reason is None and self._limit.exceeded(
+            failed=tally.failed, ended=tally.ended
+        ):
+            self._stop(self._limit.reached(failed=tally.failed, ended=tally.ended))
+
+
+def duplicate(first: Outcome, *, row: int, line: int) -> Outcome:
+    """Return how a row ends that asks for the same as *first*, which has ended."""
+    same = msgspec.structs.replace(
+        first,
+        row=row,
+        line=line,
+        sent=False,
+        attempts=0,
+        elapsed_ms=0,
+        proof=None,
+        http_status=None,
+        request_id=None,
+    )
+    if first.succeeded:
+        return msgspec.structs.replace(same, outcome=OutcomeKind.DUPLICATE)
+    return msgspec.structs.replace(
+        same,
+        error_class=ErrorClass.DUPLICATE_OF_FAILED,
+        error=f"asks for the same as row {first.row} (line {first.line}), which is {first.outcome}",
+    )
+
+
+async def flow(
+    blocks: Iterator[list[Work]],
+    carry: Callable[[Change, Intent | None], Awaitable[Ending]],
+    sink: Sink,
+    *,
+    workers: int,
+    stop: Stop,
+) -> None:
+    """Carry everything that *blocks* yields, with *workers* at a time, until its end or a stop.
+
+    A stop lets go of every row that waits and lets requests in flight land.
+    Raises what *blocks* raises.
+    """
+    hall = _Hall(blocks, stop)
+    async with anyio.create_task_group() as team:
+        team.start_soon(hall.fill)
+        async with anyio.create_task_group() as hands:
+            for _ in range(workers):
+                hands.start_soon(_work, hall, carry, sink, stop)
+        # Nobody takes blocks any more: a reader that waits to hand one over may go.
+        team.cancel_scope.cancel()
+    if stop.reason is None:
+        sink.acquit()
+        await sink.durable()
+
+
+class _Hall:
+    """Where rows wait for a worker: one block at hand, the next one read ahead."""
+
+    def __init__(self, blocks: Iterator[list[Work]], stop: Stop) -> None:
+        self._blocks = blocks
+        self._stop = stop
+        self._send, self._receive = anyio.create_memory_object_stream[list[Work]](1)
+        self._ready: deque[Work] = deque()
+        self._lock = anyio.Lock()
+
+    async def fill(self) -> None:
+        """Read blocks until the input or the run ends."""
+        with self._receive, self._send:
+            while not self._stop.reason:
+                try:
+                    block = await anyio.to_thread.run_sync(next, self._blocks, None)
+                except SyncshiftError as error:
+                    self._stop(RunFault(f"the input can no longer be read: {error}"))
+                    return
+                if block is None:
+                    self._send.close()
+                    await anyio.sleep_forever()
+                else:
+                    await self._send.send(block)
+
+    async def take(self) -> Work | None:
+        """Return the next row, or None when there is no more."""
+        while not self._ready:
+            if self._stop.reason:
+                return None
+            async with self._lock:
+                if not self._ready:
+                    try:
+                        self._ready.extend(await self._receive.receive())
+                    except (anyio.EndOfStream, anyio.ClosedResourceError):
+                        return None
+        return None if self._stop.reason else self._ready.popleft()
+
+
+async def _work(
+    hall: _Hall,
+    carry: Callable[[Change, Intent | None], Awaitable[Ending]],
+    sink: Sink,
+    stop: Stop,
+) -> None:
+    while (item := await hall.take()) is not None:
+        try:
+            if item.change is not None:
+                sink.tally.carried += 1
+                try:
+                    sink.end(await carry(item.change, item.intent))
+                finally:
+                    sink.tally.carried -= 1
+            elif item.known is not None:
+                sink.end_known(item.known)
+            await sink.durable()
+        except Closing:
+            return
+        except DiskFault as fault:
+            stop(fault)
+            return

@@ -1,0 +1,74 @@
+"""What a run writes down: intents before, outcomes after, events along the way."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from runner.journal import Committer, Journal
+from runner.log import journal_logger
+from runner.model import Intent, Outcome, encode_json
+
+UNDO = "undo.jsonl"
+REPORT = "report.jsonl"
+EVENTS = "events.jsonl"
+
+
+class Record:
+    """The three journals of one run, written by one group commit. Belongs to one event loop."""
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        wall_clock: Callable[[], float],
+        sync: Callable[[int], None] = os.fdatasync,
+    ) -> None:
+        """Open the journals of *directory*, cutting torn tails.
+
+        Raises `JournalDamaged`, or `DiskFault` when the disk refuses.
+        """
+        self._undo = Journal.open(directory / UNDO)
+        report = Journal.open(directory / REPORT)
+        events = Journal.open(directory / EVENTS)
+        self._report = journal_logger(report.append, wall_clock=wall_clock)
+        self._events = journal_logger(events.append, wall_clock=wall_clock)
+        self.committer = Committer(self._undo, report, events, sync=sync)
+        self.durable: Callable[[], asyncio.Future[None]] = self.committer.durable
+        """Returns a future that ends once all that was written down is on disk."""
+
+    def intend(self, intent: Intent) -> None:
+        """Write down what is about to be sent. It may leave once `durable` says so."""
+        self._undo.append(encode_json(intent))
+
+    def settle(self, outcome: Outcome) -> None:
+        """Write down how a row ended."""
+        self._report.info(
+            "change.settled",
+            row=outcome.row,
+            line=outcome.line,
+            sync_id=outcome.sync_id,
+            user_id=outcome.user_id,
+            outcome=outcome.outcome,
+            proof=outcome.proof,
+            sent=outcome.sent,
+            before=outcome.before,
+            desired=outcome.desired,
+            http_status=outcome.http_status,
+            error_class=outcome.error_class,
+            error=outcome.error,
+            attempts=outcome.attempts,
+            elapsed_ms=outcome.elapsed_ms,
+            request_id=outcome.request_id,
+        )
+
+    def tell(self, event: str, **fields: Any) -> None:
+        """Write down what the run did."""
+        self._events.info(event, **fields)
+
+    async def close(self) -> None:
+        """Commit what is left and close the files. Raises `DiskFault` when that failed."""
+        await self.committer.close()

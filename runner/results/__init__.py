@@ -1,0 +1,39 @@
+"""What a run adds up to, computed from its files alone.
+
+`index` knows how far each row has come, and `outcomes` fetches how one ended;
+`files` sorts the input by them, and `summary` adds up the outcomes (`tally`),
+the time (`history`) and the verdict (`verdict`). Nothing here sends, waits, or writes to a journal.
+"""
+
+from runner.results.files import (
+    COLUMNS,
+    FAILED_FILE,
+    SUCCEEDED_FILE,
+    UNPROCESSED_FILE,
+    FileWritten,
+    write_files,
+)
+from runner.results.index import Index
+from runner.results.outcomes import Outcomes
+from runner.results.summary import Summary, encode_summary, summarize, write_summary
+from runner.results.tally import Latency
+from runner.results.verdict import RunVerdict, exit_code_of, verdict_of
+
+__all__ = [
+    "COLUMNS",
+    "FAILED_FILE",
+    "SUCCEEDED_FILE",
+    "UNPROCESSED_FILE",
+    "FileWritten",
+    "Index",
+    "Latency",
+    "Outcomes",
+    "RunVerdict",
+    "Summary",
+    "encode_summary",
+    "exit_code_of",
+    "summarize",
+    "verdict_of",
+    "write_files",
+    "write_summary",
+]

@@ -1,0 +1,27 @@
+"""Streams rows out of CSV and JSONL, each with the line it came from.
+
+Nothing here knows a job. A file is opened and unpacked in `files`, cut into
+records in `table` (CSV) and `lines` (JSONL), judged row by row in `columns` and
+`plan`, and given out in blocks by `reading`.
+"""
+
+from runner.rows.columns import Columns
+from runner.rows.files import InputFile, Trace, recognise, refused
+from runner.rows.plan import BadRow
+from runner.rows.reading import Record, own_columns, read, records
+from runner.rows.text import inert, shown
+
+__all__ = [
+    "BadRow",
+    "Columns",
+    "InputFile",
+    "Record",
+    "Trace",
+    "inert",
+    "own_columns",
+    "read",
+    "recognise",
+    "records",
+    "refused",
+    "shown",
+]

@@ -1,0 +1,284 @@
+"""The knobs of a run: flags over environment over `syncshift.toml` over defaults.
+
+A setting has one name everywhere: ``--max-outage`` on the command line,
+``max-outage`` in the file, `max_outage_s` here. Secrets have no flag and no
+place in the file; they come from the environment or from files of their own.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from runner.address import DEFAULT_BASE_URL, base_url
+from runner.errors import SettingsError
+from runner.secret import Secret
+
+FILE_NAME = "syncshift.toml"
+SIGNING_KEY_VARIABLE = "PARAGON_SIGNING_KEY"
+USER_TOKEN_VARIABLE = "PARAGON_USER_TOKEN"  # noqa: S105  # the name of a variable
+
+_UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run was asked to do, less its secrets; stands in `run.json`."""
+
+    base_url: str = DEFAULT_BASE_URL
+    """Scheme and host, and a path without ``/api`` if the API lives below one."""
+    project_id: str | None = None
+    audience: str | None = None
+    """The ``aud`` of the tokens that are minted."""
+    trust_env: bool = False
+    """Whether proxies and netrc of the environment are used."""
+    allow_http: bool = False
+    concurrency: int = 32
+    """Ceiling of requests in flight."""
+    rate: float | None = None
+    """Ceiling of requests per second; None: no ceiling."""
+    max_attempts: int = 5
+    """Attempts a request."""
+    timeout_s: float = 30.0
+    """An attempt, from connecting to the last byte of the answer."""
+    max_outage_s: float = 900.0
+    """How long to wait for a server that is down."""
+    until: str = "accepted"
+    """How far each row is carried."""
+    no_read: bool = False
+    """Send without reading first."""
+    skip_invalid: bool = False
+    ignore_columns: tuple[str, ...] = ()
+    """Columns that are carried along although their names look like known ones."""
+    max_failures: str = "10%"
+    drain_s: float = 30.0
+    """How long requests in flight may take to land when the run is interrupted."""
+
+
+class Secrets(msgspec.Struct, frozen=True):
+    """What is used and never written. One of the two is set."""
+
+    signing_key: Secret | None = None
+    signing_key_file: Path | None = None
+    user_token: Secret | None = None
+
+    @property
+    def ready_made(self) -> bool:
+        """Whether a ready-made user token is used instead of a signing key."""
+        return self.user_token is not None
+
+
+class Places(msgspec.Struct, frozen=True):
+    """Where runs live."""
+
+    runs_dir: Path = Path("runs")
+
+
+def duration_s(text: str) -> float:
+    """Read ``90``, ``30s``, ``15m``, ``6h``, ``2d`` or ``500ms`` as seconds.
+
+    Raises ValueError, in words fit for a person.
+    """
+    found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,6})?)(ms|s|m|h|d)?", text.strip(), re.ASCII)
+    if found is None:
+        raise ValueError("must be a duration such as 30s, 15m or 6h")
+    return float(found[1]) * _UNITS_S[found[2] or "s"]
+
+
+def _positive_duration(value: Any) -> float:
+    seconds = duration_s(str(value))
+    if seconds <= 0:
+        raise ValueError("must be longer than nothing")
+    return seconds
+
+
+def _count(value: Any) -> int:
+    if isinstance(value, bool) or not re.fullmatch(r"[0-9]{1,6}", str(value), re.ASCII):
+        raise ValueError("must be a whole number from 1 to 100000")
+    if not 1 <= int(value) <= 100_000:
+        raise ValueError("must be a whole number from 1 to 100000")
+    return int(value)
+
+
+def _rate(value: Any) -> float:
+    try:
+        rate = float(value)
+    except (TypeError, ValueError):
+        rate = 0.0
+    if isinstance(value, bool) or not 0.001 <= rate <= 1_000_000:
+        raise ValueError("must be a number of requests per second, at least 0.001")
+    return rate
+
+
+def _truth(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    raise ValueError("must be true or false")
+
+
+def _text(value: Any) -> str:
+    text = str(value)
+    if not text.strip() or not text.isprintable():
+        raise ValueError("must be a text without control characters")
+    return text.strip()
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, (list, tuple)):
+        raise ValueError("must be a list of column names")  # told to a person as one
+    return tuple(_text(name) for name in value)
+
+
+def _until(value: Any) -> str:
+    if value != "accepted":
+        raise ValueError("must be accepted")
+    return str(value)
+
+
+class _Knob(msgspec.Struct, frozen=True):
+    name: str
+    """As on the command line, without the dashes."""
+    read: Callable[[Any], Any]
+    field: str
+    """In `Settings`, or the name of a place or a file."""
+    variable: str | None = None
+
+
+_KNOBS = {
+    knob.name: knob
+    for knob in (
+        _Knob("base-url", _text, "base_url", "PARAGON_SYNC_URL"),
+        _Knob("project-id", _text, "project_id", "PARAGON_PROJECT_ID"),
+        _Knob("signing-key-file", _text, "signing_key_file", "PARAGON_SIGNING_KEY_FILE"),
+        _Knob("audience", _text, "audience", "PARAGON_AUDIENCE"),
+        _Knob("trust-env", _truth, "trust_env"),
+        _Knob("allow-http", _truth, "allow_http"),
+        _Knob("concurrency", _count, "concurrency"),
+        _Knob("rate", _rate, "rate"),
+        _Knob("max-attempts", _count, "max_attempts"),
+        _Knob("timeout", _positive_duration, "timeout_s"),
+        _Knob("max-outage", _positive_duration, "max_outage_s"),
+        _Knob("until", _until, "until"),
+        _Knob("no-read", _truth, "no_read"),
+        _Knob("skip-invalid", _truth, "skip_invalid"),
+        _Knob("ignore-column", _names, "ignore_columns"),
+        _Knob("max-failures", _text, "max_failures"),
+        _Knob("drain", _positive_duration, "drain_s"),
+        _Knob("runs-dir", _text, "runs_dir", "SYNCSHIFT_RUNS"),
+    )
+}
+
+_SECRET_NAMES = {"signing-key": SIGNING_KEY_VARIABLE, "user-token": USER_TOKEN_VARIABLE}
+
+
+class Resolved(msgspec.Struct, frozen=True):
+    """Every setting, and where secrets and runs are."""
+
+    settings: Settings
+    secrets: Secrets
+    places: Places
+    told: frozenset[str] = frozenset()
+    """The fields of `settings` that somebody gave, in whatever way."""
+
+
+def resolve(
+    flags: Mapping[str, Any], *, environment: Mapping[str, str], directory: Path
+) -> Resolved:
+    """Work out every setting.
+
+    *flags* holds what was given on the command line, by the flags' names
+    without dashes; None means not given. The file is looked for in
+    *directory*. Raises `SettingsError`, which tells all that is wrong at once.
+    """
+    told = _from_file(directory / FILE_NAME)
+    origin = dict.fromkeys(told, f"{FILE_NAME}:")
+    for knob in _KNOBS.values():
+        if knob.variable and environment.get(knob.variable, "").strip():
+            told[knob.name] = environment[knob.variable]
+            origin[knob.name] = f"{knob.variable}:"
+    for name, value in flags.items():
+        if value is not None:
+            told[name] = value
+            origin[name] = ""
+    values: dict[str, Any] = {}
+    wrong: list[str] = []
+    for name, value in told.items():
+        try:
+            values[_KNOBS[name].field] = _KNOBS[name].read(value)
+        except ValueError as error:
+            wrong.append(f"{origin[name]} --{name} {error}; got {value!r}".strip())
+    try:
+        allow_http = values.get("allow_http", False)
+        values["base_url"] = base_url(
+            values.get("base_url", DEFAULT_BASE_URL), allow_http=allow_http
+        )
+    except SettingsError as error:
+        wrong.append(f"{origin.get('base-url', '')} {error}".strip())
+    if wrong:
+        raise SettingsError("\n".join(wrong))
+    key_file = values.pop("signing_key_file", None)
+    runs_dir = Path(values.pop("runs_dir", "runs"))
+    secrets = _secrets(environment, key_file)
+    settings = Settings(**values)
+    if settings.audience is None and settings.project_id is not None:
+        audience = f"useparagon.com/{settings.project_id}"
+        settings = msgspec.structs.replace(settings, audience=audience)
+    fields = {_KNOBS[name].field for name in told}
+    return Resolved(settings, secrets, Places(runs_dir), frozenset(fields & set(values)))
+
+
+def check_run_id(text: str) -> str:
+    """Return *text* if a run may be called that. Raises `SettingsError`."""
+    if not _RUN_ID.fullmatch(text):
+        raise SettingsError(
+            "--run-id must begin with a letter or digit and hold only letters, digits, "
+            f"'.', '_' and '-', at most 64; got {text!r}"
+        )
+    return text
+
+
+def _from_file(path: Path) -> dict[str, Any]:
+    try:
+        told = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SettingsError(f"{path}: cannot be read as TOML ({error})") from None
+    for name in told:
+        if name in _SECRET_NAMES:
+            raise SettingsError(
+                f"{path}: {name} must not stand in a file that is shared; "
+                f"set {_SECRET_NAMES[name]} instead"
+            )
+        if name not in _KNOBS:
+            near = difflib.get_close_matches(name, _KNOBS, n=1)
+            hint = f"; is {near[0]} meant?" if near else f"; there are: {', '.join(_KNOBS)}"
+            raise SettingsError(f"{path}: there is no setting {name!r}{hint}")
+    return told
+
+
+def _secrets(environment: Mapping[str, str], key_file: str | None) -> Secrets:
+    key = environment.get(SIGNING_KEY_VARIABLE, "")
+    token = environment.get(USER_TOKEN_VARIABLE, "")
+    has_key = bool(key.strip()) or key_file is not None
+    if has_key and token.strip():
+        given = SIGNING_KEY_VARIABLE if key.strip() else "--signing-key-file"
+        raise SettingsError(
+            f"both {USER_TOKEN_VARIABLE} and a signing key ({given}) are given; "
+            "unset one of them, so that it is clear as whom requests are sent"
+        )
+    if key.strip() and key_file is not None:
+        raise SettingsError(
+            f"both {SIGNING_KEY_VARIABLE} and --signing-key-file are given; unset one of them"
+        )
+    return Secrets(
+        signing_key=Secret(key) if key.strip() else None,
+        signing_key_file=Path(key_file) if key_file is not None else None,
+        user_token=Secret(token) if token.strip() else None,
+    )

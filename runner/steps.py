@@ -1,0 +1,246 @@
+"""What happens to one change, in order: look, write down, touch, judge.
+
+A step returns how the row ended; it writes down the intent, and leaves the
+outcome to the sink. It raises `Closing` when the run ends first, and the row
+then stays unprocessed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import msgspec
+
+from runner.errors import Fault, FaultKind, SyncshiftError
+from runner.exchange import Doubt, Exchange, Exchanger
+from runner.job import Job
+from runner.log import diagnostics, stamp
+from runner.model import (
+    Change,
+    ErrorClass,
+    Intent,
+    Outcome,
+    OutcomeKind,
+    Proof,
+    Response,
+    Sighting,
+    State,
+    Verdict,
+)
+from runner.record import Record
+from runner.retry import Ruling, judge
+from runner.turnstile import Closing, Turnstile
+
+
+class Ending(msgspec.Struct, frozen=True, gc=False):
+    """How a row ended, and the ruling behind it when it did not end well."""
+
+    outcome: Outcome
+    ruling: Ruling | None = None
+
+
+class Update:
+    """Carries one change to its end, as far as the API's acceptance."""
+
+    def __init__(
+        self,
+        *,
+        job: Job,
+        exchanger: Exchanger,
+        turnstile: Turnstile,
+        record: Record,
+        reads: bool,
+        clock: Callable[[], float],
+        wall_clock: Callable[[], float],
+    ) -> None:
+        """*reads*: look at the present state before it is changed."""
+        self._job = job
+        self._ask = exchanger.ask
+        self._turnstile = turnstile
+        self._record = record
+        self._reads = reads
+        self._clock = clock
+        self._wall_clock = wall_clock
+
+    async def carry(self, change: Change, intent: Intent | None = None) -> Ending:
+        """Take *change* to its outcome.
+
+        *intent* is what an earlier run wrote down about it without learning
+        how it ended. Raises `Closing`, and `DiskFault` when nothing can be
+        recorded any more.
+        """
+        row = _Row(self, change, intent)
+        try:
+            if not self._reads:
+                return await row.write(None, None)
+            return await row.look_then_write()
+        except (Closing, SyncshiftError):
+            raise
+        except Exception as error:  # noqa: BLE001  # a row that breaks us harms itself only
+            diagnostics().error("row.broke", row=change.row, error=type(error).__name__)
+            ruling = judge(Fault(FaultKind.INTERNAL, type(error).__name__), writes=True)
+            return row.end(OutcomeKind.EXHAUSTED, ruling=ruling)
+
+
+class _Row:
+    """One change on its way, and what is known about it so far."""
+
+    def __init__(self, step: Update, change: Change, intent: Intent | None) -> None:
+        self._step = step
+        self._change = change
+        self._intent = intent
+        self._began = step._clock()
+        self._before: State | None = intent.before if intent else None
+        self._sends = 0
+        self._sent = intent is not None
+        self._last: Exchange | None = None
+
+    async def look_then_write(self) -> Ending:
+        """Read the present state, and send only what is not so yet."""
+        job, change = self._step._job, self._change
+        look = await self._look()
+        if not look.accepted:
+            return self._given_up(look)
+        answer = look.last.result
+        assert isinstance(answer, Response)  # noqa: S101  # accepted, so it answered
+        state = job.observe(answer) or {}
+        in_force = job.verify(change, state)
+        if self._intent is not None:
+            if in_force:
+                return self.end(OutcomeKind.UPDATED, proof=Proof.CONFIRMED)
+            if moved := _moved(self._intent, state):
+                return self._conflicted(ErrorClass.CONFLICT, moved)
+            return await self.write(state, None)
+        self._before = state
+        if in_force:
+            return self.end(OutcomeKind.UNCHANGED)
+        if change.expected is not None:
+            for name, wanted in change.expected.items():
+                if name not in state:
+                    return self._conflicted(
+                        ErrorClass.UNKNOWN_STATE, f"the API does not tell {name} of this sync"
+                    )
+                if state[name] != wanted:
+                    return self._conflicted(
+                        ErrorClass.CONFLICT, f"{name} is {state[name]}; expected {wanted}"
+                    )
+        return await self.write(state, job.sight(answer))
+
+    async def write(self, state: State | None, seen: Sighting | None) -> Ending:
+        """Record the intent, send what differs from *state*, and see how that went."""
+        step, job, change = self._step, self._step._job, self._change
+        narrowed = _less(change, state) if state else change
+        await step._turnstile.approach()
+        try:
+            if self._intent is None:
+                step._record.intend(
+                    Intent(
+                        row=change.row,
+                        line=change.line,
+                        sync_id=change.sync_id,
+                        user_id=change.user_id,
+                        before=self._before,
+                        seen=seen,
+                        desired=change.desired,
+                        timestamp=stamp(step._wall_clock()),
+                    )
+                )
+                await step._record.durable()
+        except BaseException:
+            step._turnstile.withdraw()
+            raise
+        self._sent = True
+        careful = step._reads and job.starts_resync(narrowed, state)
+        self._last = exchange = await step._ask(
+            job.write(narrowed),
+            change,
+            partial(job.echoes, narrowed),
+            approached=True,
+            look_again=self._look_again if careful else None,
+        )
+        self._sends += exchange.sends
+        self._sent = self._sends > 0 or self._intent is not None
+        if exchange.accepted:
+            return self.end(OutcomeKind.UPDATED, proof=Proof.ACCEPTED)
+        if exchange.landed or (exchange.in_doubt and await self._look_again() is Doubt.LANDED):
+            return self.end(OutcomeKind.UPDATED, proof=Proof.CONFIRMED)
+        return self._given_up(exchange)
+
+    async def _look(self) -> Exchange:
+        job, change = self._step._job, self._change
+        look = await self._step._ask(
+            job.read(change), change, lambda answer: job.observe(answer) is not None
+        )
+        self._last = self._last or look
+        return look
+
+    async def _look_again(self) -> Doubt:
+        """Say whether a request that may have landed did."""
+        look = await self._look()
+        if not look.accepted or not isinstance(look.last.result, Response):
+            return Doubt.UNKNOWN
+        job = self._step._job
+        state = job.observe(look.last.result) or {}
+        return Doubt.LANDED if job.verify(self._change, state) else Doubt.SEND_AGAIN
+
+    def _given_up(self, exchange: Exchange) -> Ending:
+        self._last = exchange
+        ruling = exchange.last.ruling
+        rejected = ruling.verdict in {Verdict.REJECTED, Verdict.AUTH}
+        kind = OutcomeKind.REJECTED if rejected else OutcomeKind.EXHAUSTED
+        return self.end(kind, ruling=ruling)
+
+    def _conflicted(self, error_class: ErrorClass, error: str) -> Ending:
+        return self.end(OutcomeKind.CONFLICTED, error_class=error_class, error=error)
+
+    def end(
+        self,
+        kind: OutcomeKind,
+        *,
+        proof: Proof | None = None,
+        ruling: Ruling | None = None,
+        error_class: ErrorClass | None = None,
+        error: str | None = None,
+    ) -> Ending:
+        """Put together how the row ended."""
+        change, last = self._change, self._last.last if self._last else None
+        outcome = Outcome(
+            row=change.row,
+            line=change.line,
+            sync_id=change.sync_id,
+            user_id=change.user_id,
+            outcome=kind,
+            proof=proof,
+            sent=self._sent,
+            before=self._before,
+            desired=change.desired,
+            http_status=last.status if last else None,
+            error_class=ruling.error_class if ruling else error_class,
+            error=ruling.error if ruling else error,
+            attempts=self._sends,
+            elapsed_ms=round((self._step._clock() - self._began) * 1000),
+            request_id=last.result.request_id
+            if last and isinstance(last.result, Response)
+            else None,
+        )
+        return Ending(outcome, ruling)
+
+
+def _less(change: Change, state: State) -> Change:
+    """Return *change* without the fields that *state* shows to be so already."""
+    desired = {name: v for name, v in change.desired.items() if state.get(name) != v}
+    if len(desired) == len(change.desired):
+        return change
+    return msgspec.structs.replace(change, desired=desired)
+
+
+def _moved(intent: Intent, state: State) -> str | None:
+    """Say how a row in doubt differs from both its before-image and its target, if it does."""
+    before = intent.before or {}
+    for name, wanted in intent.desired.items():
+        now = state.get(name)
+        if now is not None and now not in {wanted, before.get(name)}:
+            was = before.get(name, "not told")
+            return f"{name} was {was} and was to become {wanted}, but is now {now}"
+    return None

@@ -1,0 +1,3 @@
+"""Which Syncshift this is."""
+
+VERSION = "0.1.0"
