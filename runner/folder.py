@@ -119,29 +119,25 @@ class Folder:
 
     def lock(self) -> None:
         """Take the run for this process, until it ends. Raises `RunLocked`."""
-        file = self._locked_file()
-        while not _is_named(file, self.path / LOCK):
-            # Whoever held it has removed it since: what is locked here, nobody else will see.
-            file.close()
-            file = self._locked_file()
+        path = self.path / LOCK
+        while True:
+            file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "r+b")
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                owner = file.read(200).decode("utf-8", errors="replace").strip()
+                file.close()
+                raise RunLocked(
+                    f"run {self.run_id} is being worked on by {owner or 'another process'}; "
+                    "wait for it, or stop it first"
+                ) from None
+            if path.exists() and path.stat().st_ino == os.fstat(file.fileno()).st_ino:
+                break
+            file.close()  # its owner removed it while we waited for it
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode())
         file.flush()
         self._lock = file
-
-    def _locked_file(self) -> BinaryIO:
-        file = (self.path / LOCK).open("a+b")
-        os.fchmod(file.fileno(), 0o600)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.seek(0)
-            owner = file.read(200).decode("utf-8", errors="replace").strip() or "another process"
-            file.close()
-            raise RunLocked(
-                f"run {self.run_id} is being worked on by {owner}; wait for it, or stop it first"
-            ) from None
-        return file
 
     def unlock(self) -> None:
         """Let go of the run."""

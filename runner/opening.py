@@ -209,7 +209,8 @@ def _checked(folder: Folder, manifest: Manifest, job: Job, tokens: TokenSource) 
     if manifest.input.sha256 not in {None, checked.sha256}:
         raise RunChanged(f"{file.path}: the input changed while it was checked; begin again")
     manifest = _with_input(manifest, bytes=checked.size, sha256=checked.sha256)
-    manifest = msgspec.structs.replace(manifest, rows=checked.rows, users=checked.users)
+    if not checked.file_problems:
+        manifest = msgspec.structs.replace(manifest, rows=checked.rows, users=checked.users)
     folder.write(manifest)
     if checked.invalid or checked.file_problems:
         path = folder.path / INVALID

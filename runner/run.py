@@ -282,7 +282,7 @@ async def _heed_signals(
                 leave(_SIGNALED + number)
             stop(
                 Interrupted(
-                    f"{signal.Signals(number).name} ended the run; resume it whenever you like",
+                    f"{signal.Signals(number).name} came; what was in flight could land",
                     signal_number=number,
                 )
             )

@@ -61,6 +61,8 @@ def _own_up(error: Exception) -> int:
     """Tell of a fault of our own: where, but no values, for they could be anything."""
     from runner.cli import screen
 
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
     frames = traceback.extract_tb(error.__traceback__)
     where = "\n".join(f"  {frame.filename}:{frame.lineno} in {frame.name}" for frame in frames)
     screen.errors().print(

@@ -22,7 +22,7 @@ from runner.errors import SettingsError
 from runner.model import Row
 from runner.rows import Columns, read, recognise
 from runner.secret import Secret
-from runner.simulator import Behavior, Faults, RetryAfter, Simulator
+from runner.simulator import Behavior, Faults, Simulator
 from runner.tokens import TokenChecker, load_signing_key, make_demo_key
 
 _PROJECT = "demo-project"
@@ -30,6 +30,8 @@ _SEED = 11
 _INTERRUPTED = 130
 _MIGRATION = "migrate-credentials.csv"
 _SCHEDULE = "change-frequency.jsonl"
+_PACE = ("--rate", "50")
+"""Slow enough to be watched."""
 _SHARE_OF_ROWS = 0.4
 """How far the first run gets before it is interrupted."""
 
@@ -66,9 +68,9 @@ class _Story:
     def tell(self) -> int:
         rows = sum(1 for _ in self._rows(_MIGRATION))
         self._say(
-            "A Sync API is being simulated on this machine: it answers in about 60 ms, allows 60 "
-            "requests a second, and one sync in ten meets a fault: a lost answer, a 500, a 503, "
-            "a dropped connection."
+            "A Sync API is being simulated on this machine. It answers in about 60 ms, and one "
+            "request in ten meets a fault: a 500, a 503, a 429, a dropped connection, a lost "
+            "answer, or one that makes no sense."
         )
         self._say(f"1. Move {rows} syncs to new credentials. After a while we press Ctrl-C.")
         first = self._start(
@@ -77,6 +79,7 @@ class _Story:
             self._inputs / _MIGRATION,
             "--run-id",
             "migration",
+            *_PACE,
             "--yes",
         )
         patches = int(rows * _SHARE_OF_ROWS)
@@ -159,12 +162,10 @@ def _faults() -> Faults:
         http_503=0.02,
         drop_after=0.02,
         drop_before=0.02,
-        not_json=0.02,
+        not_json=0.01,
+        http_429=0.01,
         faults_per_row=1,
         latency_s=0.06,
-        limit_per_s=60,
-        burst=10,
-        retry_after=RetryAfter.SECONDS,
     )
 
 

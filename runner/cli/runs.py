@@ -116,10 +116,13 @@ def resume(
 
 def _resolve(output: Output, *groups: object) -> Resolved:
     from runner.log import configure
+    from runner.rollout import FailureLimit
     from runner.settings import resolve
 
     configure(output.log_level)
-    return resolve(told(output, *groups), environment=os.environ, directory=Path.cwd())
+    resolved = resolve(told(output, *groups), environment=os.environ, directory=Path.cwd())
+    FailureLimit.parse(resolved.settings.max_failures)
+    return resolved
 
 
 def _must_be_able_to_ask(yes: bool, source: str) -> None:
@@ -136,16 +139,17 @@ def _see_through(
 ) -> int:
     from runner.cli import screen
     from runner.opening import give_up
-    from runner.run import limit_of
 
     opened = open_run(screen.warn)
     try:
-        limit_of(opened)
         if not output.quiet:
             screen.errors().print(_intention(opened))
         left = opened.left
         if left and not yes and not screen.ask(f"Send up to {left:,} changes?"):
             raise NotConfirmed("not confirmed; nothing was sent")
+    except KeyboardInterrupt:
+        give_up(opened, NotConfirmed("interrupted before anything was sent"))
+        raise
     except SyncshiftError as refusal:
         give_up(opened, refusal)
         raise

@@ -5,6 +5,7 @@ Data goes to standard output, everything else to standard error.
 
 from __future__ import annotations
 
+import math
 import sys
 import threading
 import time
@@ -16,6 +17,7 @@ import msgspec
 from rich.console import Console, Group, RenderableType
 from rich.live import Live as Painting
 from rich.markup import escape
+from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
 _LINE_EVERY_S = 5.0
 _FRAMES_PER_S = 8
+_NO_WIDTH = 10_000
 
 _STYLES = {
     "succeeded": "bold green",
@@ -50,12 +53,20 @@ _SAID = {
 
 def errors() -> Console:
     """Return the console for everything that is not data."""
-    return Console(stderr=True, highlight=False, soft_wrap=True)
+    return _console(stderr=True)
 
 
 def data() -> Console:
     """Return the console for data."""
-    return Console(highlight=False, soft_wrap=True)
+    return _console(stderr=False)
+
+
+def _console(*, stderr: bool) -> Console:
+    console = Console(stderr=stderr, highlight=False)
+    if not console.is_terminal:
+        # A file has no width: nothing in it is folded or cut.
+        console.width = _NO_WIDTH
+    return console
 
 
 def plain(text: str) -> str:
@@ -100,14 +111,14 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60}h {minutes % 60:02d}m"
 
 
-def facts(pairs: Mapping[str, str]) -> Table:
+def facts(pairs: Mapping[str, str]) -> RenderableType:
     """Return names and values in two columns."""
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column(overflow="fold")
+    widest = max(map(len, pairs), default=0)
+    lines = []
     for name, value in pairs.items():
-        table.add_row(f"  {name}", escape(plain(value)))
-    return table
+        line = Text.assemble((f"  {name:<{widest}}  ", "dim"), plain(value))
+        lines.append(Padding(line, 0, expand=False))
+    return Group(*lines)
 
 
 def ask(question: str) -> bool:
@@ -159,7 +170,7 @@ def _line(live: Live) -> str:
         *_tallied(live),
     ]
     waits = [f"waiting: {wait}" for wait in _waits(live)]
-    return "  ".join([*parts, *(waits or [_eta(live)])])
+    return "  ".join([*parts, *(waits or [_eta(live)])]).rstrip()
 
 
 def _picture(live: Live) -> RenderableType:
@@ -193,8 +204,8 @@ def _tallied(live: Live) -> list[str]:
 def _waits(live: Live) -> list[str]:
     waits = []
     for wait in live.waits():
-        left = f", {duration(wait.left_s)} more" if wait.left_s is not None else ""
-        waits.append(plain(f"{wait.reason} for {duration(wait.for_s)}{left} ({wait.detail})"))
+        left = "" if wait.left_s is None else f"; {duration(math.ceil(wait.left_s))} more"
+        waits.append(plain(f"{wait.reason} for {duration(wait.for_s)}{left}: {wait.detail}"))
     return waits
 
 
@@ -203,14 +214,14 @@ def result(summary: Summary, *, folder: str, reason: str | None) -> RenderableTy
     verdict = summary.verdict
     style = _STYLES.get(str(verdict), "bold")
     head = Text.assemble((str(verdict or "running"), style), f": {_SAID[verdict]}")
-    counts = Table.grid(padding=(0, 2))
-    counts.add_column(justify="right")
-    counts.add_column()
-    for name, count in summary.counts.items():
-        if count:
-            good = name in {str(kind) for kind in SUCCEEDED}
-            color = "green" if good else "yellow" if name == "unprocessed" else "red"
-            counts.add_row(f"  {count:,}", Text(name, style=color))
+    widest = max(len(f"{count:,}") for count in summary.counts.values())
+    counts = Group(
+        *(
+            Text.assemble(f"  {count:>{widest},}  ", (name, _color(name)))
+            for name, count in summary.counts.items()
+            if count
+        )
+    )
     known: dict[str, str] = {}
     if reason:
         known["why"] = reason
@@ -225,6 +236,12 @@ def result(summary: Summary, *, folder: str, reason: str | None) -> RenderableTy
     if summary.counts["unprocessed"] and str(verdict) not in {"refused", "None"}:
         known["next"] = f"syncshift resume {summary.run_id}"
     return Group(head, counts, facts(known))
+
+
+def _color(outcome: str) -> str:
+    if outcome in {str(kind) for kind in SUCCEEDED}:
+        return "green"
+    return "yellow" if outcome == "unprocessed" else "red"
 
 
 def _latency(summary: Summary) -> str:

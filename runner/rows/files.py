@@ -149,31 +149,37 @@ def blocks(
     is left out. Raises `InputError` when the file cannot be opened or is of another
     kind, `Lost` when it breaks off; a line that broke off is not given out.
     """
-    chunks = _chunks(file, trace)
-    head = _head(chunks)
-    _refuse_strangers(file, head)
-    offset = len(_BOM) if head.startswith(_BOM) else 0
-    rest = head[offset:]
-    for chunk in chunks:
-        rest += chunk
-        whole = last_break(rest)
-        if whole:
-            yield offset, rest[:whole]
-            offset += whole
-            rest = rest[whole:]
-        if len(rest) > LINE_LIMIT_BYTES:
-            raise Lost("the line is longer than 1 MiB")
+    rest, offset, begun = b"", 0, False
+    broken: Lost | None = None
+    try:
+        for chunk in _chunks(file, trace):
+            rest += chunk
+            if not begun and len(rest) >= HEAD_BYTES:
+                offset, rest, begun = *_begin(file, rest), True
+            whole = last_break(rest) if begun else 0
+            if whole:
+                yield offset, rest[:whole]
+                offset += whole
+                rest = rest[whole:]
+            if len(rest) > LINE_LIMIT_BYTES:
+                raise Lost("the line is longer than 1 MiB")
+    except Lost as lost:
+        broken = lost
+    if not begun:
+        offset, rest = _begin(file, rest)
+    if broken:
+        rest = rest[: last_break(rest)]
     if rest:
         yield offset, rest
+    if broken:
+        raise broken
 
 
-def _head(chunks: Iterator[bytes]) -> bytes:
-    head = b""
-    for chunk in chunks:
-        head += chunk
-        if len(head) >= HEAD_BYTES:
-            break
-    return head
+def _begin(file: InputFile, head: bytes) -> tuple[int, bytes]:
+    """Return *head* without a byte-order mark, and its offset; other kinds are refused."""
+    _refuse_strangers(file, head)
+    rest = head.removeprefix(_BOM)
+    return len(head) - len(rest), rest
 
 
 def _refuse_strangers(file: InputFile, head: bytes) -> None:
