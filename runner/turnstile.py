@@ -1,6 +1,7 @@
-"""Where requests wait for the throttle. First come, first served; everybody leaves when it closes.
+"""Where requests wait for the throttle; everybody leaves when it closes.
 
-The throttle says when; this says who, and does the sleeping. Rows that are
+The throttle says when; this says who, and does the sleeping. A write goes before
+reads that wait: what was read of its row should still be true. Rows that are
 about to write wait *before* their intent is recorded for as long as nobody
 could send it anyway, so that a crash leaves few rows in doubt.
 """
@@ -31,6 +32,7 @@ class Turnstile:
         self.throttle = throttle
         self._clock = clock
         self._queue: deque[asyncio.Future[None]] = deque()
+        self._writes: deque[asyncio.Future[None]] = deque()
         self._aspirants: deque[asyncio.Future[None]] = deque()
         self._approaching = 0
         interval = throttle.interval_s
@@ -47,7 +49,7 @@ class Turnstile:
     @property
     def waiting(self) -> int:
         """How many requests wait for their turn."""
-        return len(self._queue)
+        return len(self._queue) + len(self._writes)
 
     async def approach(self) -> None:
         """Wait until a write that is recorded now could soon leave. Follow with `enter`.
@@ -76,8 +78,9 @@ class Turnstile:
         try:
             if self.closed:
                 raise Closing
-            if probe or self._queue or self.throttle.take(self._clock()) > 0:
-                await self._wait(probe=probe)
+            waited_for = self._queue or self._writes
+            if probe or waited_for or self.throttle.take(self._clock()) > 0:
+                await self._wait(self._writes if approached else self._queue, probe=probe)
         finally:
             if approached:
                 self._withdraw()
@@ -85,7 +88,7 @@ class Turnstile:
     def leave(self) -> None:
         """Give the slot of a request back."""
         self.throttle.give_back()
-        if self._queue or self._aspirants:
+        if self._queue or self._writes or self._aspirants:
             self._pump()
 
     def nudge(self) -> None:
@@ -105,13 +108,13 @@ class Turnstile:
         """Let nobody pass any more, and wake everybody who waits."""
         self._closed.set()
         self._stop_timer()
-        for queue in (self._queue, self._aspirants):
+        for queue in (self._writes, self._queue, self._aspirants):
             while queue:
                 future = queue.popleft()
                 if not future.done():
                     future.set_exception(Closing())
 
-    async def _wait(self, *, probe: bool) -> None:
+    async def _wait(self, queue: deque[asyncio.Future[None]], *, probe: bool) -> None:
         if probe:
             # A probe has no queue: it is the only one that may pass an outage.
             while (wait := self.throttle.take(self._clock(), probe=True)) > 0:
@@ -119,9 +122,9 @@ class Turnstile:
             return
         while True:
             future = asyncio.get_running_loop().create_future()
-            self._queue.append(future)
+            queue.append(future)
             self._pump()
-            await self._turn(future, self._queue, self.leave)
+            await self._turn(future, queue, self.leave)
             if not self.closed and not self.throttle.is_held(self._clock()):
                 return
             # A hold began between the turn and this moment: nobody starts inside it.
@@ -149,11 +152,11 @@ class Turnstile:
         now = self._clock()
         self._stop_timer()
         wait = math.inf
-        while self._queue:
+        while queue := self._writes or self._queue:
             wait = self.throttle.take(now)
             if wait > 0:
                 break
-            future = self._queue.popleft()
+            future = queue.popleft()
             if future.done():
                 self.throttle.give_back()
             else:
@@ -163,7 +166,7 @@ class Turnstile:
             if not future.done():
                 self._approaching += 1
                 future.set_result(None)
-        if self._aspirants and not self._queue:
+        if self._aspirants and not self.waiting:
             # A hold that stays ends with a nudge; looking for its end would never stop.
             ends = (hold.until - now for hold in self.throttle.holds(now) if not hold.stays)
             wait = min(ends, default=math.inf)

@@ -91,7 +91,13 @@ class _Story:
         resumed = self._start("resume", "migration", "--yes").wait()
         self._say("3. Change how often other syncs run, from a JSONL file. No re-sync is started.")
         scheduled = self._start(
-            "run", "change-frequency", self._inputs / _SCHEDULE, "--run-id", "schedule", "--yes"
+            "run",
+            "change-frequency",
+            self._inputs / _SCHEDULE,
+            "--run-id",
+            "schedule",
+            *_PACE,
+            "--yes",
         ).wait()
         self._say("4. What is there now.")
         self._start("status").wait()

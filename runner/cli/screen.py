@@ -44,9 +44,9 @@ _STYLES = {
 _SAID = {
     "succeeded": "every row succeeded",
     "failed": "all rows ended, some failed",
-    "stopped": "stopped with rows left",
-    "interrupted": "interrupted with rows left",
-    "refused": "refused before anything was sent",
+    "stopped": "rows are left, and can be resumed",
+    "interrupted": "rows are left, and can be resumed",
+    "refused": "nothing was sent",
     None: "at work",
 }
 
