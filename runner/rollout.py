@@ -63,8 +63,8 @@ class FailureLimit(msgspec.Struct, frozen=True):
         assert self.percent is not None  # noqa: S101  # parse sets one of the two
         most = int(self.percent * rows / 100)
         return (
-            f"stops when more than {self.percent:g}% of the rows ended have failed, "
-            f"counted from {_FROM_ENDED} rows on; of all {rows:,} rows at most {most:,} may fail"
+            f"stops above {self.percent:g}% failed, from {_FROM_ENDED} ended rows on; "
+            f"at most {most:,} of {rows:,} may fail"
         )
 
 

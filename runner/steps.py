@@ -108,6 +108,7 @@ class _Row:
         in_force = job.verify(change, state)
         if self._intent is not None:
             if in_force:
+                self._sends = 1  # at least: it is in force, so one has left
                 return self.end(OutcomeKind.UPDATED, proof=Proof.CONFIRMED)
             if moved := _moved(self._intent, state):
                 return self._conflicted(ErrorClass.CONFLICT, moved)

@@ -22,12 +22,16 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 LAYER_IS = (
-    "the nouns of a run and all that can go wrong; knows nothing",
+    "all that can go wrong, and which version this is; knows nothing",
+    "the nouns of a run; knows what can go wrong",
     "one trade each (rows, pace, journals, tokens ...); knows the nouns",
     "one trade that stands on another (asking, judging, adding up); knows the trades",
-    "one question to the API: the trades that it takes, put together",
-    "what happens to one change, to many, and to slices of them",
-    "a whole run, from opening to verdict",
+    "one attempt, and one account of a run: the trades that it takes, put together",
+    "one question to the API, asked until it is answered",
+    "what happens to one change",
+    "what happens when too many changes go wrong",
+    "what happens to many changes; and how a run is opened",
+    "a whole run, to its verdict",
     "words in, exit code out",
     "`python -m runner`, which is the command line and nothing else",
 )
@@ -173,7 +177,7 @@ def layer_complaint(importer: str, imported: str) -> str | None:
         return f"imports {imported!r} from runner, which is no module. {WHY_DOOR}"
     other = LAYERS[imported]
     if importer == "__init__":
-        return None if other <= 1 else f"the door imports {imported}. {WHY_LIGHT}"
+        return None if other <= LAYERS["job"] else f"the door imports {imported}. {WHY_LIGHT}"
     mine = LAYERS.get(importer, 0)
     if other < mine:
         return None

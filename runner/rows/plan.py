@@ -100,7 +100,7 @@ class Plan:
                         if name in each:
                             each[name] = each[name].lower()
                 return fields
-            if lowered:
+            if any(map(_has_upper, repeat(values), lowered)):
                 rows = list(zip(*values, strict=True))
                 for index in lowered:
                     rows[index] = tuple(map(str.lower, rows[index]))
@@ -196,6 +196,12 @@ class Plan:
 def _later(records: Iterable[Any]) -> list[dict[str, str]] | None:
     """Leave every record to `judge`."""
     return None
+
+
+def _has_upper(values: Iterable[Sequence[str]], index: int) -> bool:
+    """Tell whether any value at *index* is changed by lower-casing."""
+    text = "".join(map(itemgetter(index), values))
+    return text != text.lower()
 
 
 def _not_text(value: object, place: Place) -> str:

@@ -91,17 +91,17 @@ def own_columns(file: InputFile) -> tuple[str, ...]:
 def _in_blocks(file: InputFile, items: Iterator[T]) -> Iterator[list[T]]:
     block: list[T] = []
     try:
-        for item in items:
-            block.append(item)
-            if len(block) == BLOCK_ROWS:
-                yield block
-                block = []
+        while True:
+            # What came before a fault stays in the list; one call is faster than a loop.
+            block.extend(islice(items, BLOCK_ROWS))
+            if not block:
+                return
+            yield block
+            block = []
     except Lost as lost:
         if block:
             yield block
         raise refused(file, _ending(lost)) from lost
-    if block:
-        yield block
 
 
 def _ending(lost: Lost) -> Problem:
