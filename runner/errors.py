@@ -61,7 +61,7 @@ class Problem(msgspec.Struct, frozen=True):
     column: str
     """The column's name, or an empty text when the whole row or file is meant."""
     value: str
-    """What stands there, cut to 80 characters; secrets never stand in an input."""
+    """What stands there, escaped, and cut to 80 characters; secrets never stand in an input."""
     reason: str
     """What is wrong, and what would be right."""
     row: int = 0
@@ -71,7 +71,7 @@ class Problem(msgspec.Struct, frozen=True):
         where = f"line {self.line}" if self.line else "the file"
         if self.column:
             where += f", column {self.column}"
-        value = f" (found {self.value!r})" if self.value else ""
+        value = f" (found '{self.value}')" if self.value else ""
         return f"{where}: {self.reason}{value}"
 
 

@@ -213,10 +213,11 @@ def _checked(folder: Folder, manifest: Manifest, job: Job, tokens: TokenSource) 
         manifest = msgspec.structs.replace(manifest, rows=checked.rows, users=checked.users)
     folder.write(manifest)
     if checked.invalid or checked.file_problems:
-        path = folder.path / INVALID
-        with os.fdopen(_private(path), "w", encoding="utf-8", newline="") as out:
+        with os.fdopen(_private(folder.path / INVALID), "w", encoding="utf-8", newline="") as out:
             write_invalid(checked, out)
-    if refusal := checked.refusal(skip_invalid=settings.skip_invalid):
+    given = manifest.input.name
+    name = "standard input" if given == _STANDARD_INPUT else given
+    if refusal := checked.refusal(name=name, skip_invalid=settings.skip_invalid):
         raise refusal
     index = index_of(folder)
     index.check(checked.rows)

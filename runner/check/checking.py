@@ -78,19 +78,19 @@ class Checked:
                 elif problem := self.contradiction(item):
                     yield BadRow(item.row, item.line, item.sync_id, item.user_id, (problem,))
 
-    def refusal(self, *, skip_invalid: bool = False) -> InputError | None:
+    def refusal(self, *, name: str | None = None, skip_invalid: bool = False) -> InputError | None:
         """Return why nothing may be sent on this input, if nothing may.
 
-        *skip_invalid* lets invalid rows pass, but no problem of the file.
+        *name* is what its user calls the file; *skip_invalid* lets invalid rows
+        pass, but no problem of the file.
         """
-        name = self.file.path.name
         if self.file_problems:
-            message = str(refused(self.file, *self.file_problems))
+            message = str(refused(self.file, *self.file_problems, name=name))
         elif self.invalid and not skip_invalid:
             rows = "row" if self.rows == 1 else "rows"
             message = (
-                f"{name}: {self.invalid:,} of {self.rows:,} {rows} cannot become a change; "
-                "mend the file, or leave such rows out with --skip-invalid"
+                f"{name or self.file.path.name}: {self.invalid:,} of {self.rows:,} {rows} cannot "
+                "become a change; mend the file, or leave such rows out with --skip-invalid"
             )
         else:
             return None

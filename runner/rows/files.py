@@ -131,13 +131,16 @@ def recognise(name: str | Path, format: str | None = None) -> InputFile:
     return InputFile(path, found, compression)
 
 
-def refused(file: InputFile, *problems: Problem) -> InputError:
-    """Return the error that names *problems* of the file as a whole."""
+def refused(file: InputFile, *problems: Problem, name: str | None = None) -> InputError:
+    """Return the error that names *problems* of the file as a whole.
+
+    *name* is what its user calls it; otherwise its own.
+    """
     first = problems[0]
     told = str(first) if first.line else first.reason
     separator = ": " if first.line else " "
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    return InputError(f"{file.path.name}{separator}{told}{more}", problems)
+    return InputError(f"{name or file.path.name}{separator}{told}{more}", problems)
 
 
 def blocks(

@@ -59,8 +59,8 @@ def records(file: InputFile, columns: Columns, names: Sequence[str]) -> Iterator
 
     Equal cell for cell to the input after parsing. From JSONL, values that are not
     text come as the JSON they were, null for a known field as nothing. A record
-    that was ragged is filled up, or keeps what is too much in its last cell,
-    joined by commas; one that could not be parsed stands whole in its first
+    that is too short is filled up, one that is too long has the cells that are
+    too much behind the others; one that could not be parsed stands whole in its first
     cell. A byte that is not UTF-8 becomes ``\xff``.
 
     Raises as `read` does, though no rows are no problem.
@@ -269,10 +269,9 @@ def _csv_cells(file: InputFile, width: int) -> Iterator[Record]:
     _, _, names, _ = next(found, (0, [], [], ()))
     kept = [index for index, name in enumerate(names) if not name.startswith(DROPPED_PREFIX)]
     for number, (line, _, cells, _) in enumerate(found, 1):
-        if len(cells) > len(names):
-            cells = [*cells[: len(names) - 1], ",".join(cells[len(names) - 1 :])]
         texts = [encodable(cells[index]) if index < len(cells) else "" for index in kept]
-        yield Record(number, line, tuple(texts[:width]))
+        surplus = map(encodable, cells[len(names) :])
+        yield Record(number, line, (*texts[:width], *surplus))
 
 
 def _json_cells(file: InputFile, rules: dict[str, Rule], names: Sequence[str]) -> Iterator[Record]:
