@@ -27,7 +27,8 @@ def main() -> int:
             print(f"  not measured: {error}")
             failed = True
         print(f"  took {time.perf_counter() - began:.0f} s\n", flush=True)
-    print(in_words(figures))
+    if figures:
+        print(in_words(figures))
     return 1 if failed or not all(figure.held for figure in figures) else 0
 
 

@@ -2,11 +2,12 @@
 
 Both send the same rows to the same server on the same kind of event loop, 64 in
 flight, in turn, each in a process of its own. In: user and system time from the
-start of sending to its end: reading the rows, one token for each of 500 users,
+start of sending to its end: reading the rows, a token for each of 500 users,
 intents and outcomes on disk, every check of the answers. Out: imports, the check
-of the input before sending, the result files after it; the gross ratio has these
-in. The bare loop (a semaphore, PATCH, the answer read as JSON) has its rows in
-memory and one ready-made token, and records nothing.
+of the input before sending, the result files after it. The bare loop (a semaphore,
+PATCH, the answer read as JSON, nothing recorded) has its rows in memory, and what
+it takes to sign the tokens that it sends is not counted as its own. Told beside
+that: the ratio when it is counted, and the ratio of the whole processes.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from benchmarks.server import serving
 from runner.tokens import make_demo_key
 
 ROUNDS = 5
-ROWS = 10_000
+ROWS = 20_000
 USERS = 500
 LIMIT = 1.2
 
@@ -59,21 +60,28 @@ def measure(options: Options) -> list[Figure]:
 
 def _round(number: int, bare: Sent, ours: Sent, rows: int) -> str:
     told = " ".join(
-        f"{who} {sent.cpu_s / rows * 1e6:5.0f} ({rows / sent.wall_s:6,.0f}/s) "
+        f"{who} {_own_s(sent) / rows * 1e6:5.0f} ({rows / sent.wall_s:6,.0f}/s) "
         for who, sent in (("bare", bare), ("ours", ours))
     )
-    return f"  round {number}: {told} ratio {ours.cpu_s / bare.cpu_s:.2f}"
+    return f"  round {number}: {told} ratio {ours.cpu_s / _own_s(bare):.2f}"
+
+
+def _own_s(sent: Sent) -> float:
+    return sent.cpu_s - sent.minting_s
 
 
 def _figures(loop: str, bare: list[Sent], ours: list[Sent]) -> list[Figure]:
+    ours_s = [sent.cpu_s for sent in ours]
     return [
         Figure(
-            f"CPU a row, ours / bare, {loop}",
-            ratio_of([s.cpu_s for s in ours], [s.cpu_s for s in bare]),
-            limit=LIMIT,
+            f"CPU a row, ours / bare, {loop}", ratio_of(ours_s, list(map(_own_s, bare))), "", LIMIT
+        ),
+        Figure(
+            f"  the same, tokens counted on both sides, {loop}",
+            ratio_of(ours_s, [sent.cpu_s for sent in bare]),
         ),
         Figure(
             f"  the same, whole processes, {loop}",
-            ratio_of([s.gross_cpu_s for s in ours], [s.gross_cpu_s for s in bare]),
+            ratio_of([sent.gross_cpu_s for sent in ours], [sent.gross_cpu_s for sent in bare]),
         ),
     ]

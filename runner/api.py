@@ -10,12 +10,14 @@ from __future__ import annotations
 import contextvars
 import errno
 import platform
+import re
 import ssl
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
 
 import aiohttp
+from aiohttp import hdrs
 from yarl import URL
 
 from runner.errors import Fault, FaultKind
@@ -29,14 +31,17 @@ _DNS_CACHE_S = 30
 _REQUEST_ID_HEADERS = ("X-Request-Id", "X-Correlation-Id", "Request-Id", "CF-Ray")
 _MAX_REQUEST_ID = 128
 
-_reused: contextvars.ContextVar[bool] = contextvars.ContextVar("reused", default=False)
+_reused: contextvars.ContextVar[bool | None] = contextvars.ContextVar("reused", default=None)
 
 
 class _Connector(aiohttp.TCPConnector):
-    """Tells, in the task that asked, whether its connection had served a request before."""
+    """Tells, in the task that asked, whether its connection had served a request before.
+
+    None: there was no connection yet.
+    """
 
     async def connect(self, req: Any, traces: Any, timeout: Any) -> Any:  # noqa: ASYNC109  # aiohttp's signature
-        _reused.set(False)
+        _reused.set(None)
         connection = await super().connect(req, traces, timeout)
         protocol: Any = connection.protocol
         _reused.set(getattr(protocol, "has_served", False))
@@ -57,7 +62,8 @@ class Api:
         trust_env: bool = False,
     ) -> None:
         """*base_url* ends without a slash; *timeout_s* reaches from connecting to the last byte."""
-        self._base_url = base_url
+        self._base = URL(base_url, encoded=True)
+        self._prefix = self._base.raw_path.rstrip("/")
         self._concurrency = concurrency
         self._timeout_s = timeout_s
         self._trust_env = trust_env
@@ -79,6 +85,9 @@ class Api:
             trust_env=self._trust_env,
             raise_for_status=False,
         )
+        # aiohttp would send a read that was cut off once more by itself: past the
+        # throttle, and into an outage.
+        self._session._retry_connection = False
         return self
 
     async def __aexit__(
@@ -97,14 +106,16 @@ class Api:
         passes through.
         """
         assert self._session is not None  # noqa: S101  # entered by whoever made it
-        headers = {"Authorization": authorization}
+        headers: dict[str, str] = {hdrs.AUTHORIZATION: authorization}
         if request.body is not None:
-            headers["Content-Type"] = "application/json"
+            headers[hdrs.CONTENT_TYPE] = "application/json"
         status: int | None = None
+        _reused.set(None)
         try:
             async with self._session.request(
                 request.method,
-                URL(self._base_url + encode_path(request.segments), encoded=True),
+                # Made from the base, it need not be taken apart to find the host again.
+                self._base.with_path(self._prefix + encode_path(request.segments), encoded=True),
                 data=request.body,
                 headers=headers,
                 allow_redirects=False,
@@ -116,36 +127,48 @@ class Api:
                     status,
                     body,
                     oversized,
-                    told.get("Retry-After"),
-                    told.get("Date"),
+                    told.get(hdrs.RETRY_AFTER),
+                    told.get(hdrs.DATE),
                     _request_id(told),
                 )
         except Exception as error:  # noqa: BLE001  # the enumeration below is the point of this module
-            return fault_of(error, status=status, reused=_reused.get())
+            reused = _reused.get()
+            return fault_of(
+                error, status=status, reused=reused is True, connected=reused is not None
+            )
 
 
 def encode_path(segments: tuple[str, ...]) -> str:
     """Return the path of *segments*, each percent-encoded whole.
 
-    Nothing in a segment can end it, begin a query or leave the path. ``.`` and
-    ``..`` are refused where input is read, for no encoding protects them.
+    Nothing in a segment can end it, begin a query or leave the path. Raises
+    ValueError for one that is empty, ``.`` or ``..``: no encoding protects them.
     """
-    return "".join(["/" + quote(segment, safe="") for segment in segments])
+    if not _STEPS.isdisjoint(segments):
+        raise ValueError("a path segment must not be empty, . or ..")
+    return "".join(["/" + (part if _PLAIN(part) else quote(part, safe="")) for part in segments])
 
 
-def fault_of(error: Exception, *, status: int | None = None, reused: bool = False) -> Fault:
+_STEPS = frozenset({"", ".", ".."})
+_PLAIN = re.compile(r"[A-Za-z0-9_.~-]+", re.ASCII).fullmatch
+"""Whether `quote` would change nothing; nearly always so, and asked in half the time."""
+
+
+def fault_of(
+    error: Exception, *, status: int | None = None, reused: bool = False, connected: bool = True
+) -> Fault:
     """Say what *error* means, without a word of its text.
 
     *status* is the answer's where one had begun; *reused* tells whether the
-    connection had served before. Every name in ``aiohttp.client_exceptions``
-    has its place here; a test holds that.
+    connection had served before, *connected* whether there was one. Every name
+    in ``aiohttp.client_exceptions`` has its place here; a test holds that.
     """
     if status is not None and isinstance(
         error, (aiohttp.ClientError, TimeoutError, OSError, ValueError)
     ):
         kind = FaultKind.TIMEOUT if isinstance(error, TimeoutError) else FaultKind.TRUNCATED
         return Fault(kind, f"the answer broke off ({type(error).__name__})", status)
-    return Fault(_kind_of(error, reused=reused), type(error).__name__)
+    return Fault(_kind_of(error, reused=reused, connected=connected), type(error).__name__)
 
 
 _KINDS: tuple[tuple[tuple[type[BaseException], ...], FaultKind], ...] = (
@@ -167,8 +190,8 @@ _KINDS: tuple[tuple[tuple[type[BaseException], ...], FaultKind], ...] = (
         ),
         FaultKind.DISCONNECTED,
     ),
-    ((aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError), FaultKind.UNSENDABLE),
     ((aiohttp.TooManyRedirects, aiohttp.RedirectClientError), FaultKind.REDIRECTED),
+    ((aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError), FaultKind.UNSENDABLE),
     ((aiohttp.ClientPayloadError,), FaultKind.TRUNCATED),
     # The parser invents a status of 400 for what is not HTTP at all.
     ((aiohttp.ClientResponseError,), FaultKind.GARBLED),
@@ -181,7 +204,7 @@ _KINDS: tuple[tuple[tuple[type[BaseException], ...], FaultKind], ...] = (
 """The first entry that fits says what an exception means."""
 
 
-def _kind_of(error: Exception, *, reused: bool) -> FaultKind:
+def _kind_of(error: Exception, *, reused: bool, connected: bool) -> FaultKind:
     if _errno_of(error) in _OUT_OF_FILES:
         return FaultKind.RESOURCES
     if isinstance(error, RuntimeError) and "closed" in str(error).lower():
@@ -189,6 +212,8 @@ def _kind_of(error: Exception, *, reused: bool) -> FaultKind:
     kind = next((kind for types, kind in _KINDS if isinstance(error, types)), FaultKind.INTERNAL)
     if kind is FaultKind.DISCONNECTED and reused:
         return FaultKind.STALE
+    if kind is FaultKind.TIMEOUT and not connected:
+        return FaultKind.CONNECT_TIMEOUT
     return kind
 
 

@@ -12,8 +12,8 @@ from typing import Protocol
 import msgspec
 
 from runner import retry
-from runner.errors import Fault, OutageTooLong, SyncshiftError
-from runner.log import stamp
+from runner.errors import Fault, FaultKind, OutageTooLong, SyncshiftError
+from runner.log import diagnostics, stamp
 from runner.model import Change, Request, Response, Verdict
 from runner.outage import Breaker
 from runner.retry import Ruling
@@ -140,9 +140,13 @@ class Sender:
             result = await self._transport.send(request, header)
         finally:
             self.turnstile.leave()
-        understood = isinstance(result, Response) and (
-            result.status not in retry.GOOD or understands(result)
-        )
+        understood = True
+        if isinstance(result, Response) and result.status in retry.GOOD:
+            try:
+                understood = understands(result)
+            except Exception as error:  # noqa: BLE001  # a row that breaks us harms itself only
+                diagnostics().error("row.broke", row=change.row, error=type(error).__name__)
+                result = Fault(FaultKind.INTERNAL, type(error).__name__, result.status)
         ruling = retry.judge(
             result,
             writes=request.method != "GET",

@@ -8,6 +8,7 @@ then, and no row pays for it.
 from __future__ import annotations
 
 import enum
+from collections import deque
 from collections.abc import Awaitable, Callable
 
 import msgspec
@@ -22,6 +23,8 @@ from runner.throttle import OUTAGE
 from runner.turnstile import Closing
 
 _MAX_THROTTLED = 50
+_SUSPICIOUS = 3
+"""So many failures of one row, while nobody succeeds, are reason to ask for another's sync."""
 _NEVER_REACHED_S = 30.0
 """A host that never answered is given no more than this: it is probably the wrong one."""
 
@@ -107,28 +110,38 @@ class Exchanger:
         sender, breaker = self.sender, self.sender.breaker
         throttle, now = sender.turnstile.throttle, sender.clocks.steady
         target = sender.known_good or change
+        probe = self._probe_with(target)
         patience_s = self._patience_s()
         detail = attempt.ruling.error or ""
         opened_at = breaker.opened_at or now()
+        give_up_at = opened_at + patience_s
         last = attempt
         sender.tell("throttle.held", reason=OUTAGE, detail=detail, until=None)
         while True:
-            give_up_at = opened_at + patience_s
             next_at = min(breaker.next_probe_at, give_up_at)
             throttle.hold(OUTAGE, now=now(), until=next_at, detail=detail)
             await sender.turnstile.sleep(next_at - now())
-            if now() >= give_up_at:
-                sender.stop(self._too_long(last, waited_s=patience_s))
-                raise Closing
-            probe = self._probe_with(target)
             _, last = await sender.send(probe, target, lambda _: True, probe=True)
             answered = not last.ruling.outage
             diagnostics().debug("outage.probed", answered=answered, http_status=last.status)
             if breaker.probed(now(), answered=answered):
                 break
+            if not answered and (now() >= give_up_at or self.names_no_host(last)):
+                sender.stop(self._too_long(last, waited_s=now() - opened_at))
+                raise Closing
         throttle.lift(OUTAGE, now=now())
+        # What was spent on a server that was away says nothing about one that is back.
+        self.budget.low_since = None
         sender.turnstile.nudge()
         sender.tell("throttle.released", reason=OUTAGE, held_s=round(now() - opened_at, 3))
+
+    def names_no_host(self, attempt: Attempt) -> bool:
+        """Tell whether --base-url has no address, and never had one during this run."""
+        return (
+            isinstance(attempt.result, Fault)
+            and attempt.result.kind is FaultKind.DNS
+            and not self.sender.breaker.ever_succeeded
+        )
 
     def _patience_s(self) -> float:
         longest = self.policy.max_outage_s
@@ -166,11 +179,12 @@ class _Insistence:
         self._understands = understands
         self._look_again = look_again
         self._pending: Attempt | None = None
-        self._first_sent_at = 0.0
+        self._failed_at: deque[float] = deque(maxlen=_SUSPICIOUS)
         self._sends = 0
         self._counted = 0
         self._retries = 0
         self._throttled = 0
+        self._spoke = False
         self._went_stale = False
         self._resend_free = False
         self._in_doubt = False
@@ -180,7 +194,6 @@ class _Insistence:
     async def go_on(self, first: Attempt) -> Exchange:
         """Follow up on *first*, which did not settle the matter."""
         self._pending = self._last = first
-        self._first_sent_at = first.sent_at
         last = await retry.again(
             self._next,
             goes_on=self._goes_on,
@@ -224,7 +237,8 @@ class _Insistence:
     async def _blame(self, attempt: Attempt) -> None:
         """Find out whether the server is down; if so wait for it, and do not count the attempt."""
         breaker = self._sender.breaker
-        if self._names_no_host(attempt):
+        self._failed_at.append(attempt.sent_at)
+        if self._counted > 1 and self._exchanger.names_no_host(attempt):
             self._sender.stop(
                 RunFault(f"{attempt.ruling.error}. Nothing was sent; mend it, then resume the run")
             )
@@ -233,34 +247,32 @@ class _Insistence:
             await self._exchanger.wait_out(self._change, attempt)
         if breaker.was_open_since(attempt.sent_at):
             self._counted = 0
+            self._failed_at.clear()
 
     def _opens_breaker(self, attempt: Attempt) -> bool:
         breaker, now = self._sender.breaker, self._sender.clocks.steady()
         never_arrived = not attempt.sends
         # A row that breaks the server breaks it each time: only its first
         # failure speaks of the server. One that never arrived always does.
-        if (self._counted == 1 or never_arrived) and breaker.failed(now):
+        speaks = never_arrived or not self._spoke
+        self._spoke = True
+        if speaks and breaker.failed(now):
             return True
         if breaker.is_open:
             return False
         used_up = self._counted >= self._most
-        if self._exchanger.budget.starved(now) or (never_arrived and used_up):
+        if never_arrived and used_up:
             breaker.open(now)
             return True
-        if used_up and breaker.ever_succeeded and breaker.last_success_at < self._first_sent_at:
-            # Nobody has succeeded since this row began to fail: before it is given
-            # up, one that is known to be good tells whether it is the row or the server.
+        often = used_up or len(self._failed_at) == _SUSPICIOUS
+        nobody_else = often and breaker.last_success_at < self._failed_at[0]
+        if nobody_else or self._exchanger.budget.starved(now):
+            # This row failed again and again while nobody succeeded, or retries have been
+            # rationed for long: a sync that is known to be good tells whether it is the
+            # rows or the server.
             breaker.open(now, ask_at_once=True)
             return True
         return False
-
-    def _names_no_host(self, attempt: Attempt) -> bool:
-        return (
-            isinstance(attempt.result, Fault)
-            and attempt.result.kind is FaultKind.DNS
-            and not self._sender.breaker.ever_succeeded
-            and self._counted > 1
-        )
 
     def _goes_on(self, attempt: Attempt) -> bool:
         ruling = attempt.ruling

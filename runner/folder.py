@@ -131,7 +131,7 @@ class Folder:
                     f"run {self.run_id} is being worked on by {owner or 'another process'}; "
                     "wait for it, or stop it first"
                 ) from None
-            if path.exists() and path.stat().st_ino == os.fstat(file.fileno()).st_ino:
+            if _is_named(file, path):
                 break
             file.close()  # its owner removed it while we waited for it
         file.truncate(0)

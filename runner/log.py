@@ -43,7 +43,8 @@ def journal_logger(
     """Return a logger whose every event becomes one JSON line handed to *append*.
 
     Lines start with ``v event level timestamp``; the event's own fields follow
-    in the order in which they were given.
+    in the order in which they were given, and behind them those of the struct
+    that was given as *of*, if one was.
     """
 
     def render(_: Any, level: str, event: MutableMapping[str, Any]) -> bytes:
@@ -53,7 +54,10 @@ def journal_logger(
             "level": level,
             "timestamp": stamp(wall_clock()),
         }
-        return encode_json(head | event)  # type: ignore[operator]  # structlog hands a dict
+        of = event.pop("of", None)
+        line = encode_json(head | event)  # type: ignore[operator]  # structlog hands a dict
+        # Encoded whole: as keywords, its fields would be copied on each of structlog's floors.
+        return line if of is None else b"%b,%b" % (line[:-1], encode_json(of)[1:])
 
     logger: structlog.typing.FilteringBoundLogger = structlog.wrap_logger(
         _Sink(append),

@@ -23,7 +23,9 @@ from runner.rollout import FailureLimit, Suspicions
 from runner.steps import Ending
 from runner.turnstile import Closing, Turnstile
 
-WORKERS_PER_SLOT = 3
+_WORKERS_PER_SLOT = 3
+_FEWEST_WORKERS = 12
+"""Enough for as many rows to be under way as it takes to see that the server is down."""
 _COLLECT_AFTER = 10_000
 
 
@@ -153,6 +155,11 @@ def duplicate(first: Outcome, *, row: int, line: int) -> Outcome:
     )
 
 
+def workers_for(*, concurrency: int, rows: int) -> int:
+    """Return how many workers keep *concurrency* requests in flight."""
+    return min(max(_WORKERS_PER_SLOT * concurrency, _FEWEST_WORKERS), rows)
+
+
 async def flow(
     blocks: Iterator[list[Work]],
     carry: Callable[[Change, Intent | None], Awaitable[Ending]],
@@ -177,7 +184,10 @@ async def flow(
             team.cancel_scope.cancel()
     if stop.reason is None:
         sink.acquit()
-        await sink.durable()
+        try:
+            await sink.durable()
+        except DiskFault as fault:
+            stop(fault)
 
 
 @contextlib.contextmanager

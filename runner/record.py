@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import anyio
 
 from runner.journal import Committer, Journal
 from runner.log import journal_logger
@@ -25,6 +28,7 @@ class Record:
         directory: Path,
         *,
         wall_clock: Callable[[], float],
+        clock: Callable[[], float] = time.monotonic,
         sync: Callable[[int], None] = os.fdatasync,
     ) -> None:
         """Open the journals of *directory*, cutting torn tails.
@@ -36,7 +40,7 @@ class Record:
         events = Journal.open(directory / EVENTS)
         self._report = journal_logger(report.append, wall_clock=wall_clock)
         self._events = journal_logger(events.append, wall_clock=wall_clock)
-        self.committer = Committer(self._undo, report, events, sync=sync)
+        self.committer = Committer(self._undo, report, events, sync=sync, clock=clock)
         self.durable: Callable[[], asyncio.Future[None]] = self.committer.durable
         """Returns a future that ends once all that was written down is on disk."""
 
@@ -46,29 +50,16 @@ class Record:
 
     def settle(self, outcome: Outcome) -> None:
         """Write down how a row ended."""
-        self._report.info(
-            "change.settled",
-            row=outcome.row,
-            line=outcome.line,
-            sync_id=outcome.sync_id,
-            user_id=outcome.user_id,
-            outcome=outcome.outcome,
-            proof=outcome.proof,
-            sent=outcome.sent,
-            before=outcome.before,
-            desired=outcome.desired,
-            http_status=outcome.http_status,
-            error_class=outcome.error_class,
-            error=outcome.error,
-            attempts=outcome.attempts,
-            elapsed_ms=outcome.elapsed_ms,
-            request_id=outcome.request_id,
-        )
+        self._report.info("change.settled", of=outcome)
 
     def tell(self, event: str, **fields: Any) -> None:
         """Write down what the run did."""
         self._events.info(event, **fields)
 
     async def close(self) -> None:
-        """Commit what is left and close the files. Raises `DiskFault` when that failed."""
-        await self.committer.close()
+        """Commit what is left and close the files, even when canceled meanwhile.
+
+        Raises `DiskFault` when that failed.
+        """
+        with anyio.CancelScope(shield=True):
+            await self.committer.close()

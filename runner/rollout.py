@@ -80,12 +80,15 @@ class Suspicions:
         """*users*: how many different users the input has."""
         self._users = max(1, users)
         self._suspects: defaultdict[tuple[str, int], list[Ending]] = defaultdict(list)
+        self._convicted = False
 
     def weigh(self, ending: Ending) -> list[Ending]:
         """Return the rows that may be settled now. Raises `RunFault` on conviction."""
         ruling = ending.ruling
         if ruling is None or not ruling.halts_after:
             return [*self.acquit(), ending] if self._suspects else [ending]
+        if self._convicted:
+            return []
         outcome = ending.outcome
         suspects = self._suspects[str(ruling.error_class), outcome.http_status or 0]
         suspects.append(ending)
@@ -94,6 +97,9 @@ class Suspicions:
             ruling.over_users, self._users
         ):
             rows = f"{len(suspects)} rows in a row" if ruling.halts_after > 1 else "the first row"
+            # Rows still in flight that end well must not acquit them any more.
+            self._suspects.clear()
+            self._convicted = True
             raise RunFault(
                 f"{rows} ended alike, which is a fault of the run and not of the rows: "
                 f"{ruling.error}. They stay unprocessed; mend the cause, then resume the run"

@@ -22,7 +22,7 @@ from runner.log import stamp
 from runner.model import Change, ErrorClass, Outcome, OutcomeKind
 from runner.opening import Opened
 from runner.outage import Breaker, RetryBudget
-from runner.pipeline import WORKERS_PER_SLOT, Sink, Stop, Tally, Work, duplicate, flow
+from runner.pipeline import Sink, Stop, Tally, Work, duplicate, flow, workers_for
 from runner.record import Record
 from runner.results import Index, Outcomes, Summary
 from runner.rollout import FailureLimit, Suspicions
@@ -98,10 +98,10 @@ class Live:
             waits.append(
                 Wait("disk", "the disk has not taken the last records", now - slow_since, None)
             )
-        idle = not self.in_flight and not self._turnstile.waiting
-        if not waits and idle and self.tally.carried and not self._turnstile.closed:
-            rows = f"{self.tally.carried} rows"
-            waits.append(Wait("backoff", f"{rows} wait before they are tried again", 0.0, None))
+        asleep = self._turnstile.sleeping
+        if not waits and asleep and not self.in_flight and not self._turnstile.waiting:
+            rows = "1 row waits" if asleep == 1 else f"{asleep:,} rows wait"
+            waits.append(Wait("backoff", f"{rows} before the next try", 0.0, None))
         return tuple(waits)
 
 
@@ -137,7 +137,7 @@ async def carry_out(
             exit_code=None,
         )
     )
-    record = Record(folder.path, wall_clock=clocks.wall, sync=sync)
+    record = Record(folder.path, clock=clocks.steady, wall_clock=clocks.wall, sync=sync)
     throttle = Throttle(
         ceiling=settings.concurrency, rate_per_s=settings.rate, chance=clocks.chance
     )
@@ -212,7 +212,7 @@ async def carry_out(
                     _work_left(opened, index),
                     step.carry,
                     sink,
-                    workers=min(WORKERS_PER_SLOT * settings.concurrency, opened.checked.rows),
+                    workers=workers_for(concurrency=settings.concurrency, rows=opened.checked.rows),
                     stop=stop,
                 )
             group.cancel_scope.cancel()

@@ -109,7 +109,7 @@ def _count(value: Any) -> int:
 def _rate(value: Any) -> float:
     try:
         rate = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         rate = 0.0
     if isinstance(value, bool) or not 0.001 <= rate <= 1_000_000:
         raise ValueError("must be a number of requests per second, at least 0.001")
@@ -248,7 +248,7 @@ def _from_file(path: Path) -> dict[str, Any]:
         told = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise SettingsError(f"{path}: cannot be read as TOML ({error})") from None
     for name in told:
         if name in _SECRET_NAMES:

@@ -26,7 +26,6 @@ from runner.model import (
     Response,
     Sighting,
     State,
-    Verdict,
 )
 from runner.record import Record
 from runner.retry import Ruling, judge
@@ -132,6 +131,8 @@ class _Row:
         """Record the intent, send what differs from *state*, and see how that went."""
         step, job, change = self._step, self._step._job, self._change
         narrowed = _less(change, state) if state else change
+        request = job.write(narrowed)
+        careful = step._reads and job.starts_resync(narrowed, state)
         await step._turnstile.approach()
         try:
             if self._intent is None:
@@ -152,9 +153,8 @@ class _Row:
             step._turnstile.withdraw()
             raise
         self._sent = True
-        careful = step._reads and job.starts_resync(narrowed, state)
         self._last = exchange = await step._ask(
-            job.write(narrowed),
+            request,
             change,
             partial(job.echoes, narrowed),
             approached=True,
@@ -188,7 +188,7 @@ class _Row:
     def _given_up(self, exchange: Exchange) -> Ending:
         self._last = exchange
         ruling = exchange.last.ruling
-        rejected = ruling.verdict in {Verdict.REJECTED, Verdict.AUTH}
+        rejected = ruling.final and ruling.error_class is not ErrorClass.INTERNAL
         kind = OutcomeKind.REJECTED if rejected else OutcomeKind.EXHAUSTED
         return self.end(kind, ruling=ruling)
 

@@ -40,6 +40,8 @@ class Turnstile:
         self._look_ahead = max(1, min(2 * throttle.ceiling, paced))
         self._timer: asyncio.Handle | None = None
         self._closed = asyncio.Event()
+        self.sleeping = 0
+        """How many are in `sleep`."""
 
     @property
     def closed(self) -> bool:
@@ -97,11 +99,14 @@ class Turnstile:
 
     async def sleep(self, seconds: float) -> None:
         """Sleep, holding neither slot nor turn. Raises `Closing` as soon as it closes."""
+        self.sleeping += 1
         try:
             async with asyncio.timeout(max(0.0, seconds)):
                 await self._closed.wait()
         except TimeoutError:
             return
+        finally:
+            self.sleeping -= 1
         raise Closing
 
     def close(self) -> None:

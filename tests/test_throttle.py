@@ -45,7 +45,7 @@ def most_in_a_second(moments: list[float]) -> int:
     return most
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     rate=st.one_of(st.floats(0.5, 5000), st.integers(1, 5000).map(float)),
     start=st.sampled_from([0.0, 17.3, 1e6]),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import traceback
 from collections.abc import Sequence
 
@@ -14,11 +12,11 @@ from runner.errors import SettingsError, SyncshiftError
 from runner.version import VERSION
 
 _INTERRUPTED = 130
-_BROKEN_PIPE = 141
 
 app = App(
     name="syncshift",
     version=VERSION,
+    suppress_keyboard_interrupt=False,
     help="Moves thousands of Paragon Syncs to new settings, and proves what happened row by row.",
     help_epilogue=(
         "Exit codes: 0 every row succeeded, 1 unexpected error, 2 refused before anything was "
@@ -41,10 +39,9 @@ def run_words(words: Sequence[str]) -> int:
         return _refuse(error, as_json=as_json)
     except KeyboardInterrupt:
         return _INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read our output has left; what is still buffered has no reader.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _BROKEN_PIPE
+    except SystemExit:
+        # The reader of a help page left before its end; rich can tell it in no other way.
+        return 0
     except Exception as error:  # noqa: BLE001  # the last line of defense: no secret in a traceback
         return _own_up(error)
     return code if isinstance(code, int) else 0

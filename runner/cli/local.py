@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -90,6 +91,7 @@ def simulate(
     from runner.simulator import Behavior, RetryAfter, Simulator
     from runner.tokens import TokenChecker, load_signing_key
 
+    _check_numbers(port=port, syncs=syncs, users=users)
     key = load_signing_key(Secret(_key_text(Path(key_file))), origin=key_file)
     audience = f"useparagon.com/{project_id}"
     simulator = Simulator(
@@ -111,7 +113,7 @@ def simulate(
             resync_s=_seconds("resync", resync),
             errored=_share("errored", errored),
         ),
-        audit_file=Path(audit_file) if audit_file else None,
+        audit_file=_appendable(audit_file) if audit_file else None,
         keep_audit=False,
         port=port,
     )
@@ -123,9 +125,12 @@ def simulate(
     def started(base_url: str) -> None:
         console = screen.data()
         console.print(f"# serving {len(simulator.snapshot()):,} syncs; Ctrl-C ends it")
-        console.print(f"export PARAGON_SYNC_URL={base_url}", markup=False)
-        console.print(f"export PARAGON_PROJECT_ID={project_id}", markup=False)
-        console.print(f"export PARAGON_SIGNING_KEY_FILE={Path(key_file).absolute()}", markup=False)
+        for name, value in (
+            ("PARAGON_SYNC_URL", base_url),
+            ("PARAGON_PROJECT_ID", project_id),
+            ("PARAGON_SIGNING_KEY_FILE", str(Path(key_file).absolute())),
+        ):
+            console.print(f"export {name}={shlex.quote(value)}", markup=False)
 
     anyio.run(_serve, simulator, started)
     return 0
@@ -138,6 +143,8 @@ def demo(*, keep: str | None = None) -> int:
     where everything was written. Needs no account and sends nothing anywhere
     else.
 
+    Example: syncshift demo --keep rehearsal
+
     Parameters
     ----------
     keep
@@ -146,6 +153,27 @@ def demo(*, keep: str | None = None) -> int:
     from runner.cli.demo import tell_story
 
     return tell_story(Path(keep) if keep else None)
+
+
+def _check_numbers(*, port: int, syncs: int, users: int) -> None:
+    for name, number, least, most in (
+        ("port", port, 0, 65_535),
+        ("syncs", syncs, 0, 1_000_000),
+        ("users", users, 1, 1_000_000),
+    ):
+        if not least <= number <= most:
+            raise SettingsError(f"--{name} must be from {least:,} to {most:,}; got {number}")
+
+
+def _appendable(name: str) -> Path:
+    path = Path(name)
+    try:
+        path.open("ab").close()
+    except OSError as error:
+        raise SettingsError(
+            f"--audit-file {name}: cannot be written ({error.strerror}); choose another"
+        ) from None
+    return path
 
 
 async def _serve(simulator: Simulator, started: Any) -> None:
@@ -209,7 +237,7 @@ def _faults(known: dict[str, Any], *, named: tuple[str, ...], mixed: float) -> F
             raise SettingsError(
                 f"--fault {text}: there is no fault {name!r}; there are {', '.join(Fault)}"
             )
-        shares[name] = _share("fault", share)
+        shares[name] = _share(f"fault {name}=SHARE", share)
     try:
         return Faults(**shares, **known)
     except ValueError as error:

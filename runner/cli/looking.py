@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
+from rich.text import Text
 
 from runner.cli import screen
 from runner.cli.flags import Output, told
+from runner.errors import SyncshiftError
 
 if TYPE_CHECKING:
     from runner.folder import Folder
@@ -35,11 +37,11 @@ def status(run: str | None = None, /, *, output: Output = Output()) -> int:
 
     runs_dir = _runs_dir(output)
     if run is None:
-        folders = Folder.all(runs_dir)
+        listed = _list(Folder.all(runs_dir))
         if output.json:
-            screen.write_json([_facts_of(folder) for folder in folders])
+            screen.write_json(listed)
         else:
-            screen.data().print(_table(folders) if folders else f"no runs in {runs_dir}")
+            screen.data().print(_table(listed) if listed else Text(f"no runs in {runs_dir}"))
         return 0
     folder = Folder.open(runs_dir, run)
     console = screen.data()
@@ -141,6 +143,17 @@ def _summary(folder: Folder) -> Summary:
     return add_up(folder, manifest, find(manifest.job), live=folder.is_locked(), files=False)
 
 
+def _list(folders: list[Folder]) -> list[dict[str, Any]]:
+    """Return what can be told of each run; one that cannot be read hides no other."""
+    listed = []
+    for folder in folders:
+        try:
+            listed.append(_facts_of(folder))
+        except SyncshiftError as error:
+            screen.warn(f"run {folder.run_id} is left out: {error}")
+    return listed
+
+
 def _facts_of(folder: Folder) -> dict[str, Any]:
     """Return one line of the list, as data."""
     from runner.account import index_of
@@ -165,21 +178,20 @@ def _facts_of(folder: Folder) -> dict[str, Any]:
     }
 
 
-def _table(folders: list[Folder]) -> Table:
+def _table(listed: list[dict[str, Any]]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("run", "job", "verdict", "rows", "succeeded", "failed", "left", "created"):
         right = name in {"rows", "succeeded", "failed", "left"}
         table.add_column(name, justify="right" if right else "left")
-    for folder in folders:
-        told = _facts_of(folder)
+    for run in listed:
         table.add_row(
-            told["run_id"],
-            told["job"],
-            str(told["verdict"] or "at work"),
+            run["run_id"],
+            run["job"],
+            str(run["verdict"] or "at work"),
             *(
-                "" if told[name] is None else f"{told[name]:,}"
+                "" if run[name] is None else f"{run[name]:,}"
                 for name in ("rows", "succeeded", "failed", "unprocessed")
             ),
-            told["created"],
+            run["created"],
         )
     return table

@@ -142,10 +142,11 @@ def _see_through(
 
     opened = open_run(screen.warn)
     try:
-        if not output.quiet:
-            screen.errors().print(_intention(opened))
         left = opened.left
-        if left and not yes and not screen.ask(f"Send up to {left:,} changes?"):
+        asks = left > 0 and not yes
+        if asks or not output.quiet:
+            screen.errors().print(_intention(opened))
+        if asks and not screen.ask(f"Send up to {left:,} changes?"):
             raise NotConfirmed("not confirmed; nothing was sent")
     except KeyboardInterrupt:
         give_up(opened, NotConfirmed("interrupted before anything was sent"))
@@ -197,7 +198,8 @@ def _tell(opened: Opened, summary: Summary, output: Output) -> None:
     elif not output.quiet:
         folder = str(opened.folder.path)
         screen.data().print(screen.result(summary, folder=folder, reason=reason))
-    elif reason:
+    if reason and (output.json or output.quiet):
+        # The summary does not tell it, and it is what a person needs to know.
         screen.errors().print(screen.plain(reason), markup=False)
 
 

@@ -6,12 +6,13 @@ Data goes to standard output, everything else to standard error.
 from __future__ import annotations
 
 import math
+import os
 import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import msgspec
 from rich.console import Console, Group, RenderableType
@@ -51,6 +52,16 @@ _SAID = {
 }
 
 
+class _Console(Console):
+    """A console whose reader may leave: the rest is dropped, and the work goes on.
+
+    Rich itself would end the command then, and a run is not over because nobody watches it.
+    """
+
+    def on_broken_pipe(self) -> None:
+        _forsake(self.file)
+
+
 def errors() -> Console:
     """Return the console for everything that is not data."""
     return _console(stderr=True)
@@ -62,7 +73,7 @@ def data() -> Console:
 
 
 def _console(*, stderr: bool) -> Console:
-    console = Console(stderr=stderr, highlight=False)
+    console = _Console(stderr=stderr, highlight=False)
     if not console.is_terminal:
         # A file has no width: nothing in it is folded or cut.
         console.width = _NO_WIDTH
@@ -96,8 +107,16 @@ def tell_error(error: SyncshiftError, *, as_json: bool) -> None:
 
 def write_json(value: Any) -> None:
     """Print *value* as JSON on standard output."""
-    sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
-    sys.stdout.flush()
+    try:
+        sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _forsake(sys.stdout)
+
+
+def _forsake(stream: IO[str]) -> None:
+    """Let what is still to be written to *stream*, which has lost its reader, go nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def duration(seconds: float) -> str:
@@ -123,11 +142,16 @@ def facts(pairs: Mapping[str, str]) -> RenderableType:
 
 def ask(question: str) -> bool:
     """Ask a person at the terminal; only a clear yes counts."""
-    errors().print(f"{escape(question)} [dim]\\[y/N][/] ", end="")
+    console = errors()
+    console.print(f"{escape(question)} [dim]\\[y/N][/] ", end="")
     try:
         answer = input()
     except EOFError:
+        console.print()
         answer = ""
+    except KeyboardInterrupt:
+        console.print()
+        raise
     return answer.strip().lower() in {"y", "yes"}
 
 
@@ -174,18 +198,18 @@ def _line(live: Live) -> str:
 
 
 def _picture(live: Live) -> RenderableType:
-    settled, rows = live.settled, live.rows
+    settled, rows, waits = live.settled, live.rows, _waits(live)
     top = Table.grid(padding=(0, 2))
     top.add_row(
         ProgressBar(total=max(1, rows), completed=settled, width=32),
         f"{settled:,} of {rows:,} rows",
         f"{_rate(live):,.0f}/s",
         f"{live.in_flight} in flight",
-        _eta(live),
+        "" if waits else _eta(live),
     )
     counts = Text("  " + "   ".join(_tallied(live) or ["nothing has ended yet"]))
-    waits = [Text(f"  waiting: {wait}", style="yellow") for wait in _waits(live)]
-    return Group(top, counts, *waits)
+    reasons = [Text(f"  waiting: {wait}", style="yellow") for wait in waits]
+    return Group(top, counts, *reasons)
 
 
 def _rate(live: Live) -> float:

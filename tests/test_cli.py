@@ -1,0 +1,481 @@
+"""Exit codes, streams, and what is refused: the command line as scripts and people depend on it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from runner.simulator import Faults
+from tests.commands import Stage, install_job, journal, table, until
+
+MOVE = ("run", "migrate-credentials")
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Iterator[Stage]:
+    """A stage on which nothing has happened yet."""
+    with Stage(tmp_path) as there:
+        yield there
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    """A stage for commands that are refused: none of them may change it."""
+    with Stage(tmp_path_factory.mktemp("shared")) as there:
+        there.moves(5)
+        yield there
+        assert there.audit == []
+
+
+# ----------------------------------------------------------------------------------- exit codes
+
+
+def test_p3_exit_0_when_every_row_succeeded(stage: Stage) -> None:
+    """0: every row succeeded; the syncs are as the input wants them."""
+    command = stage.run(*MOVE, stage.moves(30), "--yes")
+
+    assert command.code == 0, command.err
+    assert stage.moved() == 30
+    assert "succeeded: every row succeeded" in command.out
+
+
+def test_p3_exit_1_and_no_values_when_our_own_code_fails(stage: Stage) -> None:
+    """1: a fault of our own is told by type and place; its text could be anything and is not."""
+    site = install_job(stage.home, "parse", "raise RuntimeError('secret-of-the-job')")
+    path = stage.moves(3)
+
+    command = stage.run("run", "broken", path, "--yes", env=site)
+
+    assert command.code == 1
+    assert command.out == ""
+    assert "unexpected error: RuntimeError" in command.err
+    assert "broken_job.py" in command.err
+    assert "secret-of-the-job" not in command.err
+    assert stage.audit == []
+
+
+def test_p3_exit_2_when_the_input_is_refused(stage: Stage) -> None:
+    """2: an input with bad rows is refused as a whole, each problem named; nothing is sent."""
+    rows = [("sync_id", "user_id", "credential_id"), ("a", "u", "no UUID"), ("", "u", "neither")]
+    path = stage.write("bad.csv", rows)
+
+    command = stage.run(*MOVE, path, "--yes", "--json", "--run-id", "x")
+
+    assert command.code == 2
+    told = command.json()
+    assert told["verdict"] == "refused"
+    assert [(p["line"], p["column"]) for p in told["problems"]] == [
+        (2, "credential_id"),
+        (3, "sync_id"),
+        (3, "credential_id"),
+    ]
+    assert "line 2, column credential_id" in command.err
+    assert stage.manifest("x")["state"] == "refused"
+    assert len(table(stage.folder("x") / "invalid.csv")) == 3
+    assert stage.audit == []
+
+
+def test_at_most_50_problems_are_shown_and_all_are_kept(stage: Stage) -> None:
+    """A file of bad rows does not flood the screen; invalid.csv has every problem."""
+    rows = [("sync_id", "user_id", "credential_id"), *((f"s{n}", "u", "no") for n in range(70))]
+    path = stage.write("bad.csv", rows)
+
+    command = stage.run(*MOVE, path, "--yes", "--run-id", "x")
+
+    assert command.code == 2
+    assert command.err.count("column credential_id") == 50
+    assert "20 more" in command.err
+    assert len(table(stage.folder("x") / "invalid.csv")) == 70
+
+
+def test_p3_exit_3_when_all_rows_ended_and_some_failed(stage: Stage) -> None:
+    """3: nothing is left, but some rows failed; a run of them only is no less finished."""
+    rows = [
+        ("sync_id", "user_id", "credential_id"),
+        ("gone", "u", "0" * 8 + "-0000" * 3 + "-" + "0" * 12),
+    ]
+    path = stage.write("gone.csv", rows)
+
+    command = stage.run(*MOVE, path, "--yes")
+
+    assert command.code == 3
+    assert "failed: all rows ended, some failed" in command.out
+
+
+def test_p3_exit_4_when_too_many_rows_failed(stage: Stage) -> None:
+    """4: the failure limit stops the run, says so in numbers, and leaves the rest for resume."""
+    path = stage.moves(60)
+    stage.simulator.faults = Faults(
+        poison=frozenset(sync for n, sync in enumerate(_ids(path)) if n < 20), latency_s=0.02
+    )
+
+    command = stage.run(
+        *MOVE, path, "--yes", "--json", "--max-failures", "2", "--max-attempts", "1", "--run-id",
+        "x", "--concurrency", "4",
+    )  # fmt: skip
+
+    assert command.code == 4, command.err
+    summary = command.json()
+    assert summary["verdict"] == "stopped"
+    assert summary["counts"]["unprocessed"] > 0
+    assert "3 rows failed, and --max-failures allows 2" in command.err
+    assert "3 rows failed" in stage.manifest("x")["reason"]
+    stage.simulator.faults = Faults()
+
+    resumed = stage.run("resume", "x", "--yes", "--json")
+
+    assert resumed.code == 3, resumed.err
+    assert resumed.json()["counts"]["unprocessed"] == 0
+
+
+def test_p3_exit_4_when_the_key_is_of_another_project(stage: Stage) -> None:
+    """4: a fault of the whole run is told once; the rows that showed it stay unprocessed."""
+    path = stage.moves(60, users=12)
+
+    command = stage.run(*MOVE, path, "--yes", "--json", env={"PARAGON_PROJECT_ID": "another"})
+
+    assert command.code == 4, command.err
+    assert command.json()["counts"]["unprocessed"] == 60
+    assert command.err.count("fault of the run and not of the rows") == 1
+    assert stage.patches() == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("status", "nothing"), "there are no runs there yet"),
+        (("report", "nothing"), "there is no run 'nothing' in runs"),
+        (("resume", "nothing", "--yes"), "there is no run 'nothing' in runs"),
+        (("resume", "../moves", "--yes"), "there is no run '../moves' in runs"),
+        (("resume", "", "--yes"), "there is no run '' in runs"),
+    ],
+)
+def test_p3_exit_5_when_there_is_no_such_run(
+    shared: Stage, words: tuple[str, ...], said: str
+) -> None:
+    """5: a run that is not there is named."""
+    command = shared.run(*words)
+
+    assert command.code == 5
+    assert command.out == ""
+    assert said in command.err
+
+
+def test_a_near_name_is_offered(stage: Stage) -> None:
+    """Who mistypes a run's name is told the ones that are like it."""
+    stage.run(*MOVE, stage.moves(2), "--yes", "--run-id", "friday")
+
+    command = stage.run("status", "fryday")
+
+    assert command.code == 5
+    assert "did you mean friday?" in command.err
+
+
+@pytest.mark.parametrize("command", ["resume", "status", "report"])
+def test_d4_a_damaged_journal_is_refused_by_every_command(stage: Stage, command: str) -> None:
+    """One flipped byte in the middle: exit 5 naming file and line, no request, nothing written."""
+    stage.run(*MOVE, stage.moves(20), "--yes", "--run-id", "x")
+    report = stage.folder("x") / "report.jsonl"
+    data = bytearray(report.read_bytes())
+    data[data.index(b"\n", len(data) // 2) + 20] ^= 1
+    report.write_bytes(data)
+    line = bytes(data[: len(data) // 2]).count(b"\n") + 2
+    asked, files = len(stage.audit), _contents(stage.folder("x"))
+
+    told = stage.run(command, "x", *(("--yes",) if command == "resume" else ()))
+
+    assert told.code == 5, told.err
+    assert f"report.jsonl: line {line} " in told.err
+    assert len(stage.audit) == asked
+    changed = {name for name, data in _contents(stage.folder("x")).items() if data != files[name]}
+    assert changed <= {"run.json"}
+
+
+def test_d8_a_second_process_on_one_run_is_refused(stage: Stage) -> None:
+    """While a run is at work another process is refused by name, soon, and harms nothing."""
+    stage.simulator.faults = Faults(latency_s=0.15)
+    path = stage.moves(80)
+    first = stage.start(*MOVE, path, "--yes", "--run-id", "x", "--concurrency", "4")
+    until(lambda: stage.patches() > 3, "PATCHes come")
+    began = time.monotonic()
+
+    second = stage.run("resume", "x", "--yes")
+    third = stage.run(*MOVE, path, "--yes", "--run-id", "x")
+
+    assert (second.code, third.code) == (5, 5)
+    assert f"run x is being worked on by process {first.pid} on " in second.err
+    assert f"process {first.pid}" in third.err
+    assert first.code is None, f"the refusals took {time.monotonic() - began:.1f} s"
+    stage.simulator.faults = Faults()
+    assert first.wait().code == 0, first.err
+    assert stage.patches() == 80
+    assert len(journal(stage.folder("x") / "report.jsonl")) == 80
+
+
+# ------------------------------------------------------------------------------- nobody said yes
+
+
+@pytest.mark.parametrize("flags", [(), ("--json",), ("--quiet",)])
+def test_without_a_terminal_yes_is_required(stage: Stage, flags: tuple[str, ...]) -> None:
+    """Without --yes and without a terminal: exit 2, nothing written, nothing sent."""
+    command = stage.run(*MOVE, stage.moves(3), *flags)
+
+    assert command.code == 2
+    assert "add --yes" in command.err
+    assert (command.json()["verdict"] if "--json" in flags else "refused") == "refused"
+    assert not stage.runs.exists()
+    assert stage.audit == []
+
+
+def test_resume_asks_as_well(stage: Stage) -> None:
+    """`resume` without --yes and without a terminal sends nothing and changes nothing."""
+    stage.run(*MOVE, stage.moves(3), "--yes", "--run-id", "x")
+    files = _contents(stage.folder("x"))
+    asked = len(stage.audit)
+
+    command = stage.run("resume", "x")
+
+    assert command.code == 2
+    assert _contents(stage.folder("x")) == files
+    assert len(stage.audit) == asked
+
+
+# ------------------------------------------------------------------------------------- refused
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(
+            (name, "x")
+            for name in ("plan", "apply", "verify", "retry", "rollback", "pause", "stop")
+        ),
+        *(
+            (*MOVE, "moves.csv", "--yes", *flag)
+            for flag in (
+                ("--waves", "1,100%"),
+                ("--max-resyncs", "5"),
+                ("--window", "22:00-06:00"),
+                ("--expect", "5"),
+                ("--until", "resynced"),
+                ("--until", "confirmed"),
+                ("--soak", "1m"),
+                ("--start-at", "22:00"),
+                ("--spread", "1h"),
+                ("--health", "true"),
+                ("--strict",),
+                ("--approve",),
+                ("--resync-timeout", "1h"),
+            )
+        ),
+        ("resume", "x", "--max-attempts", "3"),
+        ("resume", "x", "--past-gate", "1"),
+        (*MOVE, "moves.csv", "another.csv", "--yes"),
+        (*MOVE, "--yes"),
+        ("run",),
+        ("resume", "--yes"),
+    ],
+    ids=" ".join,
+)
+def test_what_is_not_there_is_refused(shared: Stage, words: tuple[str, ...]) -> None:
+    """Commands and flags that come later, and words too many or too few: exit 2, said once."""
+    command = shared.run(*words)
+
+    assert command.code == 2
+    assert command.out == ""
+    assert command.err.startswith("error: ")
+    assert "--help" in command.err
+    assert "Traceback" not in command.err
+    assert not shared.runs.exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--concurrency", "0"), "--concurrency must be a whole number from 1 to 100000; got '0'"),
+        (("--rate", "fast"), "--rate must be a number of requests per second"),
+        (("--rate", "0"), "--rate must be a number of requests per second"),
+        (("--timeout", "soon"), "--timeout must be a duration such as 30s, 15m or 6h; got 'soon'"),
+        (("--max-attempts", "x"), "--max-attempts must be a whole number"),
+        (("--max-outage", "0"), "--max-outage must be longer than nothing"),
+        (("--max-failures", "101%"), "--max-failures must be a number of rows such as 5"),
+        (("--base-url", "http://example.com"), "--base-url must be https"),
+        (("--base-url", "ftp://example.com"), "--base-url"),
+        (("--run-id", ""), "--run-id must begin with a letter or digit"),
+        (("--run-id", ".hidden"), "--run-id must begin with a letter or digit"),
+        (("--run-id", "../up"), "--run-id must begin with a letter or digit"),
+        (("--run-id", "a" * 65), "at most 64"),
+        (("--format", "xml"), "--format xml: there are csv and jsonl"),
+        (("--log-level", "loud"), "--log-level"),
+        (("--signing-key-file", "nowhere.pem"), "nowhere.pem does not exist"),
+    ],
+    ids=lambda value: " ".join(value)[:40] if isinstance(value, tuple) else "",
+)
+def test_bad_settings_are_refused(shared: Stage, flags: tuple[str, ...], said: str) -> None:
+    """A setting that cannot be is refused by name, with the value and what would be right."""
+    command = shared.run(*MOVE, "moves.csv", "--yes", *flags)
+
+    assert command.code == 2
+    assert command.out == ""
+    assert said in command.err
+
+
+def test_all_bad_settings_are_told_at_once(shared: Stage) -> None:
+    """Who made three mistakes hears of three."""
+    command = shared.run(
+        *MOVE, "moves.csv", "--yes", "--rate", "x", "--drain", "y", "--timeout", "z"
+    )
+
+    assert command.code == 2
+    assert all(f"--{name} must be" in command.err for name in ("rate", "drain", "timeout"))
+
+
+def test_a_file_that_is_not_there_and_a_job_that_is_not(shared: Stage) -> None:
+    """A wrong name is told with what to do about it, and leaves no run behind."""
+    file = shared.run(*MOVE, "nothing.csv", "--yes")
+    job = shared.run("run", "move-credentials", "moves.csv", "--yes")
+
+    assert (file.code, job.code) == (2, 2)
+    assert "nothing.csv: cannot be read (No such file or directory)" in file.err
+    assert "there are: change-frequency, migrate-credentials, update-syncs" in job.err
+    assert not shared.runs.exists()
+
+
+# ------------------------------------------------------------------------------------- streams
+
+
+def test_quiet_says_nothing_when_all_is_well(stage: Stage) -> None:
+    """With --quiet a good run prints nothing at all; with --json too, the summary alone."""
+    path = stage.moves(3)
+
+    quiet = stage.run(*MOVE, path, "--yes", "--quiet")
+    as_json = stage.run(*MOVE, path, "--yes", "--quiet", "--json")
+
+    assert (quiet.code, quiet.out, quiet.err) == (0, "", "")
+    assert as_json.json()["counts"]["unchanged"] == 3
+    assert as_json.err == ""
+
+
+def test_quiet_tells_why_a_run_stopped(stage: Stage) -> None:
+    """Errors are told with --quiet as well: why it stopped, on standard error."""
+    path = stage.moves(20, users=12)
+
+    command = stage.run(*MOVE, path, "--yes", "--quiet", env={"PARAGON_PROJECT_ID": "another"})
+
+    assert command.code == 4
+    assert command.out == ""
+    assert "fault of the run and not of the rows" in command.err
+
+
+def test_results_go_to_standard_output_and_the_rest_elsewhere(stage: Stage) -> None:
+    """Data is on standard output; what is about to happen, and how it goes, on standard error."""
+    command = stage.run(*MOVE, stage.moves(4), "--yes", "--run-id", "x")
+
+    assert "updated" in command.out
+    assert "runs/x" in command.out
+    assert "4 to carry" in command.err
+    assert "4/4 rows  100%" in command.err
+    assert "\x1b" not in command.out + command.err
+
+
+@pytest.mark.parametrize("words", [("status",), ("--help",)], ids=" ".join)
+def test_a_reader_that_leaves_is_no_error_of_ours(shared: Stage, words: tuple[str, ...]) -> None:
+    """`syncshift status | true` ends without a word about a broken pipe."""
+    ours, theirs = os.pipe()
+    os.close(ours)
+
+    command = subprocess.run(
+        [sys.executable, "-m", "runner", *words],
+        stdin=subprocess.DEVNULL,
+        stdout=theirs,
+        stderr=subprocess.PIPE,
+        env=shared.environment,
+        cwd=shared.home,
+        check=False,
+    )
+    os.close(theirs)
+
+    assert (command.returncode, command.stderr) == (0, b"")
+
+
+# ---------------------------------------------------------------------------------------- help
+
+
+_FLAGS_OF = {
+    "run": "format run-id no-copy yes runs-dir base-url project-id signing-key-file audience until "
+    "allow-http trust-env concurrency rate timeout max-failures max-attempts max-outage drain "
+    "no-read skip-invalid ignore-column json quiet log-level",
+    "resume": "yes runs-dir base-url project-id signing-key-file audience until concurrency rate "
+    "timeout max-failures json quiet log-level",
+    "status": "runs-dir json quiet log-level",
+    "report": "runs-dir json quiet log-level",
+    "simulate": "port input syncs users seed key-file project-id audit-file latency apply-after "
+    "resync errored fault mixed limit retry-after outage",
+    "demo": "keep",
+}
+_VARIABLES = (
+    "PARAGON_SYNC_URL PARAGON_PROJECT_ID PARAGON_SIGNING_KEY_FILE PARAGON_SIGNING_KEY "
+    "PARAGON_USER_TOKEN PARAGON_AUDIENCE SYNCSHIFT_RUNS"
+)
+
+
+@pytest.mark.parametrize("name", _FLAGS_OF)
+def test_help_names_every_flag_and_shows_an_example(shared: Stage, name: str) -> None:
+    """`--help` exits with 0, on standard output, and holds every flag and an example."""
+    command = shared.run(name, "--help")
+
+    assert (command.code, command.err) == (0, "")
+    assert f"Example: syncshift {name}" in command.out
+    words = set(command.out.replace(",", " ").replace("=", " ").split())
+    assert {f"--{flag}" for flag in _FLAGS_OF[name].split()} <= words
+    if name == "run":
+        text = command.out.replace("│", " ")
+        assert all(variable in text for variable in _VARIABLES.split())
+
+
+def test_help_of_all_names_each_command_and_each_exit_code(shared: Stage) -> None:
+    """Without a word, and with --help, the commands and the exit codes are shown."""
+    for words in ((), ("--help",)):
+        command = shared.run(*words)
+
+        assert (command.code, command.err) == (0, "")
+        assert all(f" {name} " in command.out for name in _FLAGS_OF)
+        assert all(f" {code} " in f" {command.out} " for code in (0, 1, 2, 3, 4, 5))
+
+
+def test_help_is_there_at_once(shared: Stage) -> None:
+    """Help takes under 0.4 s: the best of five, unmeasured, for the machine may be busy."""
+    unmeasured: dict[str, str | None] = {"COVERAGE_PROCESS_CONFIG": None}
+
+    took = min(_timed(shared, "run", "--help", env=unmeasured) for _ in range(5))
+
+    assert took < 0.4
+
+
+def test_the_version_is_told(shared: Stage) -> None:
+    """`--version` prints the version and nothing else."""
+    from runner.version import VERSION
+
+    command = shared.run("--version")
+
+    assert (command.code, command.out.strip(), command.err) == (0, VERSION, "")
+
+
+def _timed(stage: Stage, *words: str, env: dict[str, str | None]) -> float:
+    began = time.monotonic()
+    assert stage.run(*words, env=env).code == 0
+    return time.monotonic() - began
+
+
+def _ids(path: Path) -> list[str]:
+    return [row["sync_id"] for row in table(path)]
+
+
+def _contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}

@@ -1,0 +1,236 @@
+"""How fast it goes: never above the rate or the ceiling, never inside a hold, and it says why."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from runner.run import Live, Wait
+from runner.simulator import Fault, Faults, RetryAfter
+from runner.tokens import TokenChecker, Tokens, load_signing_key
+from tests.stage import PROJECT, Stage, demo_key, in_fast_motion, public_pem
+
+_LANDING_S = 0.25
+"""A request that had left before the answer with the wait came may still be on its way."""
+
+
+def starts_within(stage: Stage, begins_s: float, ends_s: float) -> list[float]:
+    """Return when requests came in a stretch of time."""
+    return [e.at_monotonic_s for e in stage.audit if begins_s < e.at_monotonic_s < ends_s]
+
+
+@pytest.mark.parametrize("rate", [40, 150])
+async def test_h10_the_rate_is_never_exceeded(rate: int, tmp_path: Path) -> None:
+    """In no second do more requests come than --rate says, one request's tolerance apart."""
+    async with Stage(tmp_path, rate=rate) as stage:
+        stage.seed(rate, users=5)
+        run = await stage.run()
+
+        assert run.counts == {"updated": rate}
+        assert stage.sim.peak_rate() <= rate + 1
+        assert stage.sim.peak_rate(0.5) <= rate + 2
+        # Not so careful that it would be slow either: reads and writes take two seconds.
+        assert stage.audit[-1].at_monotonic_s - stage.audit[0].at_monotonic_s < 2.6
+
+
+async def test_retries_pay_for_their_turn_too(tmp_path: Path) -> None:
+    """One throttle for everything: reads, first tries and retries share the rate."""
+    faults = Faults(http_503=0.1, http_409=0.1, close_after=0.2)
+    async with Stage(tmp_path, rate=80, faults=faults) as stage:
+        stage.seed(60, users=5)
+        run = await stage.run(max_failures="100%")
+
+        assert run.counts["updated"] > 50
+        assert stage.sim.requests > 130
+        assert stage.sim.peak_rate() <= 81
+
+
+@pytest.mark.parametrize("concurrency", [1, 3, 16])
+async def test_no_more_are_in_flight_than_allowed(concurrency: int, tmp_path: Path) -> None:
+    """--concurrency is a ceiling, reads and retries included, and it is made use of."""
+    faults = Faults(latency_s=0.01, http_503=0.05, drop_after=0.05)
+    async with Stage(tmp_path, faults=faults, concurrency=concurrency) as stage:
+        stage.seed(60, users=5)
+        run = await stage.run(max_failures="100%")
+
+        assert sum(run.counts.values()) == 60
+        assert stage.sim.max_in_flight == concurrency
+
+
+@pytest.mark.parametrize("form", [RetryAfter.SECONDS, RetryAfter.DATE])
+@pytest.mark.parametrize("fault", [Fault.HTTP_429, Fault.HTTP_503_WAIT])
+@pytest.mark.parametrize("method", ["GET", "PATCH"])
+@in_fast_motion(5)
+async def test_t7_nothing_starts_inside_a_hold(
+    method: str, fault: Fault, form: RetryAfter, tmp_path: Path
+) -> None:
+    """T7: when one request is told to wait, nobody starts until then: not a read, not a retry."""
+    faults = Faults(retry_after=form, retry_after_s=4)
+    async with Stage(tmp_path, faults=faults) as stage:
+        records = stage.seed(300, users=10)
+        stage.sim.script(records[120].id, method, [fault])
+        run = await stage.run()
+
+        (told,) = (e.at_monotonic_s for e in stage.audit if e.fault == fault.value)
+        assert starts_within(stage, told + _LANDING_S * 5, told + 4) == []
+        assert run.counts == {"updated": 300}
+        (held,) = run.held("throttled")
+        assert held["detail"].startswith(("429", "503"))
+        assert 3 <= run.summary.waits["throttled"] <= 6
+        assert stage.patches.total() == 300 + (method == "PATCH")
+
+
+@in_fast_motion(5)
+async def test_a_wait_without_an_end_grows(tmp_path: Path) -> None:
+    """429s that tell no wait hold everybody for 1, 2, 4 … s, at least half of that."""
+    faults = Faults(retry_after=RetryAfter.NONE)
+    async with Stage(tmp_path, faults=faults, concurrency=4) as stage:
+        records = stage.seed(40, users=4)
+        stage.sim.script(records[20].id, "PATCH", [Fault.HTTP_429] * 4)
+        run = await stage.run()
+
+        told = [e.at_monotonic_s for e in stage.audit if e.fault == "http_429"]
+        gaps = [after - before for before, after in zip(told, told[1:], strict=False)]
+        assert all(gap >= 0.5 for gap in gaps)
+        assert len(run.held("throttled")) == 4
+        assert run.counts == {"updated": 40}
+
+
+async def test_a_limit_of_the_server_is_kept_to(tmp_path: Path) -> None:
+    """A server that takes 60 requests a second gets them all done, and its waits are honored."""
+    faults = Faults(limit_per_s=60, burst=20, latency_s=0.002)
+    async with Stage(tmp_path, faults=faults, concurrency=8) as stage:
+        stage.seed(60, users=5)
+        run = await stage.run()
+
+        throttled = [e for e in stage.audit if e.status == 429]
+        assert run.counts == {"updated": 60}
+        assert stage.in_force() == 60
+        assert throttled
+        # Each wait is one second; in each at most what was in flight is turned away.
+        assert len(throttled) <= 8 * len(run.held("throttled"))
+
+
+@in_fast_motion(10)
+async def test_the_reason_of_a_wait_is_known_while_it_lasts(tmp_path: Path) -> None:
+    """Whoever looks at a run that is held sees why, since when, and until when."""
+    async with Stage(tmp_path, faults=Faults(retry_after_s=6)) as stage:
+        records = stage.seed(80, users=4)
+        stage.sim.script(records[40].id, "GET", [Fault.HTTP_429])
+        lives: list[Live] = []
+        seen: list[tuple[Wait, ...]] = []
+
+        async def watch() -> None:
+            while not (lives and (waits := lives[0].waits())):
+                await asyncio.sleep(0.01)
+            seen.append(waits)
+
+        watching = asyncio.create_task(watch())
+        run = await stage.carry(stage.open(), show=lives.append)
+        await watching
+
+        ((wait,),) = seen
+        assert (wait.reason, wait.detail) == ("throttled", "429: Too Many Requests")
+        assert 0 <= wait.for_s < 5
+        assert wait.left_s is not None
+        assert wait.for_s + wait.left_s == pytest.approx(6, abs=0.2)
+        assert run.counts == {"updated": 80}
+
+
+@in_fast_motion(10)
+async def test_backoff_is_a_reason_too(tmp_path: Path) -> None:
+    """When all that is left waits for its next try, that is said."""
+    async with Stage(tmp_path) as stage:
+        stage.plain(1)
+        stage.sim.script("s1", "PATCH", [Fault.HTTP_423] * 2)
+        lives: list[Live] = []
+        seen: list[Wait] = []
+
+        async def watch() -> None:
+            while not seen:
+                await asyncio.sleep(0.01)
+                seen.extend(w for live in lives for w in live.waits() if w.reason == "backoff")
+
+        watching = asyncio.create_task(watch())
+        await stage.carry(stage.open(), show=lives.append)
+        await watching
+
+        assert seen[0].detail == "1 row waits before the next try"
+        assert seen[0].left_s is None
+
+
+@pytest.mark.parametrize("method", ["GET", "PATCH"])
+async def test_t8_an_absurd_wait_stops_the_run(method: str, tmp_path: Path) -> None:
+    """T8: a server that asks to wait for a day ends the run, which says when to come back."""
+    async with Stage(tmp_path, faults=Faults(retry_after_s=86_400)) as stage:
+        records = stage.seed(200, users=10)
+        stage.sim.script(records[60].id, method, [Fault.HTTP_429])
+        run = await stage.run()
+
+        assert (run.summary.exit_code, run.summary.verdict) == (4, "stopped")
+        assert "the server asks to wait 86,400 s, until " in run.reason
+        assert "which is longer than --max-outage 900s" in run.reason
+        assert "Resume the run after that" in run.reason
+        assert set(run.counts) <= {"updated", "unprocessed"}
+        assert run.counts["unprocessed"] > 0
+
+        resumed = await stage.resume(run)
+
+        assert resumed.counts == {"updated": 200}
+        assert stage.in_force() == 200
+
+
+@in_fast_motion(5)
+async def test_a_wait_within_max_outage_is_waited_for(tmp_path: Path) -> None:
+    """--max-outage is the measure: what is within it is a hold, what is beyond ends the run."""
+    async with Stage(tmp_path, faults=Faults(retry_after_s=5)) as stage:
+        stage.plain(3)
+        stage.sim.script("s2", "GET", [Fault.HTTP_429, Fault.HTTP_429])
+        patient = await stage.run(max_outage="5s")
+        stage.sim.script("s2", "GET", [Fault.HTTP_429])
+        hasty = await stage.run(max_outage="4s")
+
+        assert patient.counts == {"updated": 3}
+        assert hasty.summary.exit_code == 4
+        assert "--max-outage 4s" in hasty.reason
+
+
+@in_fast_motion(5)
+async def test_a3_a_token_is_renewed_after_a_long_wait(tmp_path: Path) -> None:
+    """A3: a token that ran out while its row was held is not sent; a fresh one is."""
+    faults = Faults(retry_after_s=3)
+    async with Stage(tmp_path, faults=faults) as stage:
+        stage.plain(30, users=3)
+        stage.sim.script("s10", "GET", [Fault.HTTP_429])
+        shift = 0.0
+
+        def now() -> float:
+            return stage.clocks.wall() + shift
+
+        lives: list[Live] = []
+
+        async def let_time_pass() -> None:
+            nonlocal shift
+            while not (lives and lives[0].waits() and not lives[0].in_flight):
+                await asyncio.sleep(0.01)
+            shift = 1200.0
+
+        stage.checker = TokenChecker(public_pem(), f"useparagon.com/{PROJECT}", now)
+        passing = asyncio.create_task(let_time_pass())
+        key = load_signing_key(demo_key(), origin="the tests")
+        tokens = Tokens(
+            key,
+            audience=f"useparagon.com/{PROJECT}",
+            lifetime_s=600,
+            renew_ahead_s=60,
+            now=now,
+        )
+        run = await stage.carry(stage.open(), tokens=tokens, show=lives.append)
+        await passing
+
+        assert run.counts == {"updated": 30}
+        assert [e for e in stage.audit if e.status == 401] == []
+        # Three users had a token each before the wait, and another one after it.
+        assert len({e.token_hash for e in stage.audit}) == 6
