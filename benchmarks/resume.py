@@ -23,7 +23,7 @@ from benchmarks.inputs import NEW_CREDENTIAL, sync_id, write_credentials
 from runner.tokens import make_demo_key
 
 ROUNDS = 3
-ROWS = 200_000
+ROWS = 100_000
 ROWS_A_USER = 20
 RUN_ID = "benchmark"
 BATCH = 1000

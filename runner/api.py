@@ -12,6 +12,7 @@ import errno
 import platform
 import re
 import ssl
+import urllib.request
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
@@ -72,9 +73,11 @@ class Api:
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
-            # The throttle is the limit: a request that waited in the pool would
-            # spend its own time limit there.
-            connector=_Connector(limit=0, ttl_dns_cache=_DNS_CACHE_S, keepalive_timeout=15.0),
+            # As many as the throttle lets out: a request that waited in the pool
+            # would spend its own time limit there.
+            connector=_Connector(
+                limit=self._concurrency, ttl_dns_cache=_DNS_CACHE_S, keepalive_timeout=15.0
+            ),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={
                 "User-Agent": self._user_agent,
@@ -82,7 +85,7 @@ class Api:
                 "Accept-Encoding": "gzip, deflate",
             },
             timeout=aiohttp.ClientTimeout(total=self._timeout_s, sock_connect=_CONNECT_TIMEOUT_S),
-            trust_env=self._trust_env,
+            proxy=_proxy_for(self._base) if self._trust_env else None,
             raise_for_status=False,
         )
         # aiohttp would send a read that was cut off once more by itself: past the
@@ -136,6 +139,17 @@ class Api:
             return fault_of(
                 error, status=status, reused=reused is True, connected=reused is not None
             )
+
+
+def _proxy_for(base: URL) -> str | None:
+    """Return the proxy that the environment names for *base*.
+
+    Asked once, and without netrc: what a host may be told is the token, and nothing else.
+    """
+    host = base.host or ""
+    return (
+        None if urllib.request.proxy_bypass(host) else urllib.request.getproxies().get(base.scheme)
+    )
 
 
 def encode_path(segments: tuple[str, ...]) -> str:

@@ -22,6 +22,8 @@ from runner.settings import Settings, check_run_id
 MANIFEST = "run.json"
 LOCK = "lock"
 _BLOCK = 1 << 20
+_LOOKS = 5
+_LOOK_S = 0.02
 
 
 class Input(msgspec.Struct, frozen=True, kw_only=True):
@@ -122,15 +124,13 @@ class Folder:
         path = self.path / LOCK
         while True:
             file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "r+b")
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            if not _flocked(file):
                 owner = file.read(200).decode("utf-8", errors="replace").strip()
                 file.close()
                 raise RunLocked(
                     f"run {self.run_id} is being worked on by {owner or 'another process'}; "
                     "wait for it, or stop it first"
-                ) from None
+                )
             if _is_named(file, path):
                 break
             file.close()  # its owner removed it while we waited for it
@@ -214,6 +214,18 @@ class Folder:
             f"there is a run {self.run_id} already in {self.path.parent}; choose another --run-id, "
             f"or go on with it: syncshift resume {self.run_id}"
         )
+
+
+def _flocked(file: BinaryIO) -> bool:
+    """Take the lock on *file*; try again a moment later, for somebody may only be looking."""
+    for _ in range(_LOOKS):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            time.sleep(_LOOK_S)
+        else:
+            return True
+    return False
 
 
 def _is_named(file: BinaryIO, path: Path) -> bool:

@@ -96,13 +96,14 @@ class Suspicions:
         if len(suspects) >= ruling.halts_after and len(users) >= min(
             ruling.over_users, self._users
         ):
-            rows = f"{len(suspects)} rows in a row" if ruling.halts_after > 1 else "the first row"
+            many = len(suspects) > 1
+            rows = f"{len(suspects)} rows in a row ended alike, which" if many else "what a row met"
             # Rows still in flight that end well must not acquit them any more.
             self._suspects.clear()
             self._convicted = True
             raise RunFault(
-                f"{rows} ended alike, which is a fault of the run and not of the rows: "
-                f"{ruling.error}. They stay unprocessed; mend the cause, then resume the run"
+                f"{rows} is a fault of the run and not of the rows: {ruling.error}. "
+                "Such rows stay unprocessed; mend the cause, then resume the run"
             )
         if len(suspects) > _MOST_SUSPECTS:
             return self.acquit()

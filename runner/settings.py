@@ -37,7 +37,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     audience: str | None = None
     """The ``aud`` of the tokens that are minted."""
     trust_env: bool = False
-    """Whether proxies and netrc of the environment are used."""
+    """Whether the proxy that the environment names is used."""
     allow_http: bool = False
     concurrency: int = 32
     """Ceiling of requests in flight."""

@@ -92,7 +92,7 @@ class Throttle:
         if self.in_flight >= self.ceiling:
             return math.inf
         if self._ramp_from is not None and self.in_flight >= self._ramped(now):
-            return math.inf if self.in_flight else 0.05
+            return math.inf
         if self._interval:
             early = self._next - now
             if early > self._interval / 2:

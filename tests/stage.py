@@ -13,6 +13,7 @@ import io
 import os
 import random
 import selectors
+import signal
 import socket
 import time
 import uuid
@@ -207,6 +208,8 @@ class Stage:
         """What the input asks for, by sync ID."""
         self.diagnostics = io.StringIO()
         """What was told to whoever debugs."""
+        self.key = demo_key()
+        """The signing key of runs that are opened from now on."""
         self._watched: list[tuple[Callable[[], bool], Callable[[], None]]] = []
         self._faults, self._behavior, self._seed, self._port = faults, behavior, seed, port
         self._settings = settings
@@ -218,7 +221,7 @@ class Stage:
         self.clocks = Clocks(
             loop.time, lambda: wall + loop.time() - began, random.Random(self._seed).random
         )
-        self.checker = TokenChecker(public_pem(), f"useparagon.com/{PROJECT}", self.clocks.wall)
+        self.checker: Callable[[str], str | None] = TokenChecker(public_pem(), f"useparagon.com/{PROJECT}", self.clocks.wall)
         self.sim = Simulator(
             verify=self._verify,
             faults=self._faults,
@@ -313,7 +316,7 @@ class Stage:
         flags = own | self._settings | settings
         return resolve(
             {name.replace("_", "-"): value for name, value in flags.items()},
-            environment={"PARAGON_SIGNING_KEY": demo_key().reveal()},
+            environment={"PARAGON_SIGNING_KEY": self.key.reveal()},
             directory=self.place,
         )
 
@@ -353,10 +356,15 @@ class Stage:
         """Go on with *run*."""
         return await self.carry(self.reopen(run.id, **settings))
 
-    def state(self, sync_id: str) -> dict[str, str]:
-        """Return what the simulator has of the desired fields of a sync."""
-        record = self.sim.snapshot()[sync_id]
-        return {name: getattr(record, name) or "" for name in self.desired[sync_id]}
+    async def interrupted(self, *, after: int, job: str = MIGRATE, **settings: Any) -> Run:
+        """Carry a new run until a SIGTERM comes, when *after* requests have come."""
+        self.after(after, lambda: signal.raise_signal(signal.SIGTERM))
+        return await self.run(job, **settings)
+
+    def set(self, sync_id: str, **fields: Any) -> None:
+        """Change a sync behind the run's back."""
+        sync = self.sim._service.syncs._syncs[sync_id]
+        sync.record = msgspec.structs.replace(sync.record, **fields)
 
     def in_force(self) -> int:
         """Return how many syncs are as the input asks."""

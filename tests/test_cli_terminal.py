@@ -259,7 +259,7 @@ def test_json_at_a_terminal_shows_progress_beside_it(stage: Stage) -> None:
 @pytest.mark.parametrize("level", ["warning", "debug"])
 def test_a_run_goes_on_when_nobody_reads_what_it_says(stage: Stage, level: str) -> None:
     """`syncshift run … 2>&1 | head -1`: the reader is gone, every row ends as it should."""
-    stage.simulator.faults = Faults(http_500=1.0, faults_per_row=1)
+    stage.simulator.faults = Faults(http_500=1.0, rows=0.3, faults_per_row=1)
     words = (*MOVE, stage.moves(20), "--yes", "--run-id", "x", "--log-level", level)
     ours, theirs = os.pipe()
 

@@ -80,7 +80,7 @@ class Making:
     allow_http: Annotated[bool | None, _flag(_API)] = None
     """Send tokens over plain http to another machine."""
     trust_env: Annotated[bool | None, _flag(_API)] = None
-    """Use the proxy settings and the netrc of this machine."""
+    """Use the proxy that the environment names (HTTPS_PROXY, NO_PROXY)."""
     no_read: Annotated[bool | None, _flag(_ROWS)] = None
     """Send without looking first: rows that are already so are sent again, and nothing can
     be undone that was not read."""

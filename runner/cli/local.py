@@ -189,8 +189,15 @@ async def _serve(simulator: Simulator, started: Any) -> None:
                     simulator.stop_serving()
 
         group.start_soon(until_signaled)
-        await simulator.serve_forever(started=started)
+        refusal = None
+        try:
+            await simulator.serve_forever(started=started)
+        except SettingsError as error:
+            # Kept, for out of the group it would come wrapped into another one.
+            refusal = error
         group.cancel_scope.cancel()
+    if refusal is not None:
+        raise refusal
 
 
 def _key_text(path: Path) -> str:

@@ -143,8 +143,8 @@ def facts(pairs: Mapping[str, str]) -> RenderableType:
 def ask(question: str) -> bool:
     """Ask a person at the terminal; only a clear yes counts."""
     console = errors()
-    console.print(f"{escape(question)} [dim]\\[y/N][/] ", end="")
     try:
+        console.print(f"{escape(question)} [dim]\\[y/N][/] ", end="")
         answer = input()
     except EOFError:
         console.print()
