@@ -56,8 +56,9 @@ def measure(options: Options) -> list[Figure]:
 
 def _main(directory: Path, rows: int, rounds: int) -> None:
     from runner.account import index_of
+    from runner.live import Live
     from runner.opening import open_new, reopen
-    from runner.run import Live, carry_out
+    from runner.run import carry_out
     from runner.settings import resolve
 
     def begun(_: Live) -> None:

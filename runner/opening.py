@@ -127,32 +127,31 @@ def open_new(
     tokens = token_source(resolved.secrets, resolved.settings, warn=warn)
     stream = standard_input if piped else _open(file.path)
     assert stream is not None  # noqa: S101  # whoever says "-" brings it along
-    folder = Folder.create(resolved.places.runs_dir, run_id, wall_clock_s=time.time())
-    name = _name_of_copy(file)
-    manifest = Manifest(
-        run_id=folder.run_id,
-        job=job.name,
-        input=Input(
-            name=source,
-            file=name if copies else str(file.path.absolute()),
-            format=file.format,
-            compression=file.compression,
-        ),
-        settings=resolved.settings,
-        versions=_versions(),
-        created=stamp(time.time()),
-    )
-    folder.write(manifest)
-    try:
-        if copies:
-            with stream:
+    with stream:
+        folder = Folder.create(resolved.places.runs_dir, run_id, wall_clock_s=time.time())
+        name = _name_of_copy(file)
+        manifest = Manifest(
+            run_id=folder.run_id,
+            job=job.name,
+            input=Input(
+                name=source,
+                file=name if copies else str(file.path.absolute()),
+                format=file.format,
+                compression=file.compression,
+            ),
+            settings=resolved.settings,
+            versions=_versions(),
+            created=stamp(time.time()),
+        )
+        folder.write(manifest)
+        try:
+            if copies:
                 size, sha256 = folder.take_in(stream, name)
-            manifest = _with_input(manifest, bytes=size, sha256=sha256)
-            folder.write(manifest)
-        return _checked(folder, manifest, job, tokens)
-    except UsageError as refusal:
-        _refuse(folder, refusal)
-        raise
+                manifest = folder.write(_with_input(manifest, bytes=size, sha256=sha256))
+            return _checked(folder, manifest, job, tokens)
+        except UsageError as refusal:
+            _refuse(folder, refusal)
+            raise
 
 
 def reopen(

@@ -28,11 +28,12 @@ import msgspec
 from runner.attempt import Clocks
 from runner.job import Job
 from runner.journal import Journal, scan
+from runner.live import Live
 from runner.log import configure
 from runner.model import encode_json
 from runner.opening import Opened, open_new, reopen
 from runner.results import Summary
-from runner.run import Live, carry_out
+from runner.run import carry_out
 from runner.secret import Secret
 from runner.settings import Resolved, resolve
 from runner.simulator import AuditEntry, Behavior, Faults, Simulator, SyncRecord
@@ -210,7 +211,7 @@ class Stage:
         """What was told to whoever debugs."""
         self.key = demo_key()
         """The signing key of runs that are opened from now on."""
-        self._watched: list[tuple[Callable[[], bool], Callable[[], None]]] = []
+        self._watched: list[tuple[Callable[[], bool], Callable[[], object]]] = []
         self._faults, self._behavior, self._seed, self._port = faults, behavior, seed, port
         self._settings = settings
 
@@ -221,7 +222,9 @@ class Stage:
         self.clocks = Clocks(
             loop.time, lambda: wall + loop.time() - began, random.Random(self._seed).random
         )
-        self.checker: Callable[[str], str | None] = TokenChecker(public_pem(), f"useparagon.com/{PROJECT}", self.clocks.wall)
+        self.checker: Callable[[str], str | None] = TokenChecker(
+            public_pem(), f"useparagon.com/{PROJECT}", self.clocks.wall
+        )
         self.sim = Simulator(
             verify=self._verify,
             faults=self._faults,
@@ -257,11 +260,11 @@ class Stage:
         """How many GETs each sync got, by ID."""
         return Counter(e.sync_id or "" for e in self.audit if e.method == "GET")
 
-    def when(self, condition: Callable[[], bool], act: Callable[[], None]) -> None:
+    def when(self, condition: Callable[[], bool], act: Callable[[], object]) -> None:
         """Call *act* once, as soon as a request comes while *condition* holds."""
         self._watched.append((condition, act))
 
-    def after(self, requests: int, act: Callable[[], None]) -> None:
+    def after(self, requests: int, act: Callable[[], object]) -> None:
         """Call *act* once, when more than *requests* requests have come."""
         self.when(lambda: self.sim.requests >= requests, act)
 

@@ -31,6 +31,7 @@ LAYER_IS = (
     "what happens to one change",
     "what happens when too many changes go wrong",
     "what happens to many changes; and how a run is opened",
+    "what a run is doing, and what of it is left",
     "a whole run, to its verdict",
     "words in, exit code out",
     "`python -m runner`, which is the command line and nothing else",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.run import Live, Wait
+from runner.live import Live, Wait
 from runner.simulator import Fault, Faults, Outage, OutageKind
 from tests.stage import Run, Stage, free_port, in_fast_motion
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.run import Live, Wait
+from runner.live import Live, Wait
 from runner.simulator import Fault, Faults, RetryAfter
 from runner.tokens import TokenChecker, Tokens, load_signing_key
 from tests.stage import PROJECT, Stage, demo_key, in_fast_motion, public_pem

@@ -32,6 +32,8 @@ _MIGRATION = "migrate-credentials.csv"
 _SCHEDULE = "change-frequency.jsonl"
 _PACE = ("--rate", "50")
 """Slow enough to be watched."""
+_PATIENCE_S = 5.0
+"""How long a command may take to end when the demo is interrupted."""
 _SHARE_OF_ROWS = 0.4
 """How far the first run gets before it is interrupted."""
 
@@ -40,13 +42,19 @@ def tell_story(keep: Path | None) -> int:
     """Run the demo and return 0 when everything ended as it should, else 1."""
     inputs = _inputs()
     home = keep or Path(tempfile.mkdtemp(prefix="syncshift-demo-"))
+    if (home / "runs").exists():
+        raise SettingsError(f"--keep {home}: holds runs already; choose another folder")
     home.mkdir(parents=True, exist_ok=True)
     key_text = make_demo_key()
     key_file = home / "key.pem"
     with os.fdopen(os.open(key_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         file.write(key_text.reveal())
     with _serving(key_text, inputs) as simulator:
-        return _Story(home, key_file, inputs, simulator).tell()
+        story = _Story(home, key_file, inputs, simulator)
+        try:
+            return story.tell()
+        finally:
+            story.end()
 
 
 class _Story:
@@ -55,6 +63,7 @@ class _Story:
         self._inputs = inputs
         self._simulator = simulator
         self._console: Console = screen.data()
+        self._command: subprocess.Popen[bytes] | None = None
         self._environment = {
             **os.environ,
             "PARAGON_SYNC_URL": simulator.base_url,
@@ -103,6 +112,18 @@ class _Story:
         self._start("status").wait()
         return self._conclude(interrupted, resumed, scheduled)
 
+    def end(self) -> None:
+        """Let no command outlive the demo: nobody would answer it any more."""
+        command = self._command
+        if command is None or command.poll() is not None:
+            return
+        command.send_signal(signal.SIGINT)
+        try:
+            command.wait(_PATIENCE_S)
+        except (subprocess.TimeoutExpired, KeyboardInterrupt):
+            command.kill()
+            command.wait()
+
     def _conclude(self, interrupted: int, resumed: int, scheduled: int) -> int:
         state = self._simulator.snapshot()
         wanted = [
@@ -135,12 +156,13 @@ class _Story:
         shown = shlex.join(str(word) for word in words)
         self._console.print(f"[dim]$[/] syncshift {shown}", highlight=False)
         sys.stdout.flush()
-        return subprocess.Popen(  # noqa: S603  # our own command, on our own inputs
+        self._command = subprocess.Popen(  # noqa: S603  # our own command, on our own inputs
             [sys.executable, "-m", "runner", *map(str, words)],
             env=self._environment,
             # Ctrl-C in this terminal ends the demo; the commands are signaled by it alone.
             start_new_session=True,
         )
+        return self._command
 
 
 @contextmanager

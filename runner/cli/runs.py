@@ -15,9 +15,9 @@ from runner.cli.flags import THE_RUN, Api, Limits, Making, Output, told
 from runner.errors import NotConfirmed, SyncshiftError
 
 if TYPE_CHECKING:
+    from runner.live import Live
     from runner.opening import Opened
     from runner.results import Summary
-    from runner.run import Live
     from runner.settings import Resolved
 
 _RUN = Parameter(group=THE_RUN, negative=(), show_default=False)

@@ -28,8 +28,8 @@ from runner.model import SUCCEEDED
 from runner.secret import scrub
 
 if TYPE_CHECKING:
+    from runner.live import Live
     from runner.results import Summary
-    from runner.run import Live
 
 _LINE_EVERY_S = 5.0
 _FRAMES_PER_S = 8

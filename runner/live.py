@@ -1,0 +1,80 @@
+"""What a run is doing right now, for whoever shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from runner.pipeline import Tally
+from runner.record import Record
+from runner.turnstile import Turnstile
+
+
+class Wait(msgspec.Struct, frozen=True):
+    """One reason why nothing is sent at the moment."""
+
+    reason: str
+    detail: str
+    for_s: float
+    """For how long already."""
+    left_s: float | None
+    """How much longer; None when that is not known."""
+
+
+class Live:
+    """What a run is doing right now, for whoever shows it. Reading it costs the run nothing."""
+
+    def __init__(
+        self,
+        *,
+        rows: int,
+        settled_before: int,
+        tally: Tally,
+        turnstile: Turnstile,
+        record: Record,
+        clock: Callable[[], float],
+    ) -> None:
+        self.rows = rows
+        """Rows of the input."""
+        self.settled_before = settled_before
+        """Rows that had ended when this process began."""
+        self.tally = tally
+        self.began_at = clock()
+        self._throttle = turnstile.throttle
+        self._turnstile = turnstile
+        self._record = record
+        self._clock = clock
+
+    @property
+    def in_flight(self) -> int:
+        """Requests on their way."""
+        return self._throttle.in_flight
+
+    @property
+    def settled(self) -> int:
+        """Rows that have ended, in this process or before."""
+        return self.settled_before + sum(self.tally.counts.values())
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since this process began to send."""
+        return self._clock() - self.began_at
+
+    def waits(self) -> tuple[Wait, ...]:
+        """Return every reason why nothing is sent now."""
+        now = self._clock()
+        waits = [
+            Wait(hold.reason, hold.detail, now - hold.since, max(0.0, hold.until - now))
+            for hold in self._throttle.holds(now)
+        ]
+        slow_since = self._record.committer.slow_since(now)
+        if slow_since is not None:
+            waits.append(
+                Wait("disk", "the disk has not taken the last records", now - slow_since, None)
+            )
+        asleep = self._turnstile.sleeping
+        if not waits and asleep and not self.in_flight and not self._turnstile.waiting:
+            rows = "1 row waits" if asleep == 1 else f"{asleep:,} rows wait"
+            waits.append(Wait("backoff", f"{rows} before the next try", 0.0, None))
+        return tuple(waits)
