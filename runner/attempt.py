@@ -124,17 +124,17 @@ class Sender:
     ) -> tuple[str, Attempt]:
         """Send *request* once; return the header used and the attempt. Raises `Closing`."""
         user = change.user_id
-        header = self._tokens.header(user) or await self._tokens.mint(user)
+        if self._tokens.header(user) is None:
+            await self._tokens.mint(user)
         while True:
             await self.turnstile.enter(approached=approached, probe=probe)
-            fresh = self._tokens.header(user)
-            if fresh is not None:
+            header = self._tokens.header(user)
+            if header is not None:
                 break
             # The wait for this turn outlived the token.
             self.turnstile.leave()
             approached = False
-            header = await self._tokens.mint(user)
-        header = fresh
+            await self._tokens.mint(user)
         sent_at = self.clocks.steady()
         try:
             result = await self._transport.send(request, header)
@@ -162,6 +162,8 @@ class Sender:
         elif ruling.verdict is Verdict.THROTTLED:
             self._hold(attempt)
         elif not ruling.outage:
+            # Refused, but answered: as good a sync as any to see whether the server is there.
+            self.known_good = change
             self.breaker.succeeded(sent_at)
         return header, attempt
 

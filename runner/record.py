@@ -53,8 +53,11 @@ class Record:
         self._report.info("change.settled", of=outcome)
 
     def tell(self, event: str, **fields: Any) -> None:
-        """Write down what the run did."""
+        """Write down what the run did; on disk soon, for whoever looks at the run meanwhile."""
         self._events.info(event, **fields)
+        # While everybody is held nobody else asks for a commit. If this one fails, the next
+        # one that somebody waits for fails alike.
+        self.durable().add_done_callback(_let_be)
 
     async def close(self) -> None:
         """Commit what is left and close the files, even when canceled meanwhile.
@@ -63,3 +66,8 @@ class Record:
         """
         with anyio.CancelScope(shield=True):
             await self.committer.close()
+
+
+def _let_be(commit: asyncio.Future[None]) -> None:
+    if not commit.cancelled():
+        commit.exception()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import functools
+import io
 import json
 import os
 import pty
@@ -21,14 +22,16 @@ import sys
 import termios
 import threading
 import time
+import unittest.mock
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import anyio.from_thread
 
+from runner.cli.commands import run_words
 from runner.secret import Secret
 from runner.simulator import AuditEntry, Behavior, Faults, Simulator, SyncRecord
 from runner.tokens import TokenChecker, Tokens, load_signing_key, make_demo_key
@@ -59,6 +62,14 @@ def until(condition: Callable[[], Any], what: str, *, patience_s: float = PATIEN
         assert time.monotonic() < gives_up_at, f"in {patience_s:g} s never came true: {what}"
         threading.Event().wait(_LOOK_EVERY_S)
     return found
+
+
+class Said(NamedTuple):
+    """What a command said."""
+
+    code: int | None
+    out: str
+    err: str
 
 
 class Command:
@@ -265,6 +276,18 @@ class Stage:
     def run(self, *words: object, **knobs: Any) -> Command:
         """Run ``syncshift`` with *words* to its end."""
         return self.start(*words, **knobs).wait()
+
+    def here(self, *words: object) -> Said:
+        """Carry out *words* in this process: for what is refused before anything is opened."""
+        out, err = io.StringIO(), io.StringIO()
+        with (
+            contextlib.chdir(self.home),
+            unittest.mock.patch.dict(os.environ, self.environment, clear=True),
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+        ):
+            code = run_words([str(word) for word in words])
+        return Said(code, out.getvalue(), err.getvalue())
 
     def terminal(
         self,

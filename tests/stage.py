@@ -89,6 +89,7 @@ class HastyLoop(asyncio.SelectorEventLoop):
         super().__init__(selector)
 
     def time(self) -> float:
+        """Return the moment, in hasty seconds."""
         return super().time() * self._speed
 
 
@@ -106,6 +107,14 @@ def in_fast_motion(
         return test
 
     return wrap
+
+
+async def until(condition: Callable[[], object], *, every_s: float = 0.01) -> None:
+    """Return once *condition* holds."""
+    while True:
+        if condition():
+            return
+        await asyncio.sleep(every_s)
 
 
 class Run:

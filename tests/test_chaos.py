@@ -73,7 +73,9 @@ async def test_rows_that_meet_fault_after_fault_end_once_as_well(tmp_path: Path)
         run = await stage.run(max_failures="100%", max_attempts=2)
 
         assert_every_row_is_accounted_for(stage, run)
-        assert run.counts["updated"] + run.counts["exhausted"] + run.counts.get("rejected", 0) == 250
+        assert (
+            run.counts["updated"] + run.counts["exhausted"] + run.counts.get("rejected", 0) == 250
+        )
         assert run.counts["exhausted"] > 10
         failed = run.table(FAILED_FILE)
         assert all(row["syncshift_error_class"] and row["syncshift_error"] for row in failed)

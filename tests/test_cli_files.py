@@ -351,6 +351,7 @@ def test_p1_a_report_is_the_same_byte_for_byte(mixed: Mixed) -> None:
 
 def test_result_files_can_be_fed_back(mixed: Mixed) -> None:
     """failed.csv is an input: its own columns are read, those that a run added are dropped."""
+    mixed.stage.simulator.faults = Faults()
     command = mixed.stage.run(
         "run",
         "migrate-credentials",

@@ -238,7 +238,7 @@ def test_a_settings_file_that_is_wrong_is_refused(stage: Stage, text: str, said:
     (stage.home / "syncshift.toml").write_text(text, encoding="utf-8")
     stage.moves(2)
 
-    command = stage.run(*MOVE, "moves.csv", "--yes")
+    command = stage.here(*MOVE, "moves.csv", "--yes")
 
     assert command.code == 2
     assert said in command.err

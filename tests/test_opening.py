@@ -39,7 +39,12 @@ URL = "https://sync.example.com"
 def user_token(user: str, *, expires_in_s: int = 600) -> str:
     """Return a ready-made token for *user*."""
     now = int(time.time())
-    claims = {"sub": user, "aud": f"useparagon.com/{PROJECT}", "iat": now, "exp": now + expires_in_s}
+    claims = {
+        "sub": user,
+        "aud": f"useparagon.com/{PROJECT}",
+        "iat": now,
+        "exp": now + expires_in_s,
+    }
     return load_signing_key(demo_key(), origin="the tests").sign(claims)
 
 
@@ -192,7 +197,7 @@ def test_a_file_that_is_not_there_makes_no_run(opener: Opener) -> None:
 
 def test_an_unknown_job_makes_no_run(opener: Opener) -> None:
     """The jobs there are get named."""
-    with pytest.raises(SettingsError, match="there are: .*migrate-credentials"):
+    with pytest.raises(SettingsError, match=r"there are: .*migrate-credentials"):
         open_new("nonsense", str(opener.source), resolved(opener.place), warn=print)
 
     assert not (opener.place / "runs").exists()

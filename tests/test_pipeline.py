@@ -25,7 +25,7 @@ from runner.simulator import Fault, Faults, SyncRecord
 from runner.steps import Ending
 from runner.throttle import Throttle
 from runner.turnstile import Closing, Turnstile
-from tests.stage import NEW, Stage
+from tests.stage import NEW, Stage, until
 
 
 def change(row: int) -> Change:
@@ -122,8 +122,7 @@ async def test_a_full_house_stops_the_reader() -> None:
 
     flowing = asyncio.create_task(flow(source(), carry, bench.sink, workers=2, stop=bench.stop))
     await first.wait()
-    while read < 3:
-        await asyncio.sleep(0.001)
+    await until(lambda: read >= 3, every_s=0.001)
     for _ in range(50):
         await asyncio.sleep(0)
 
@@ -479,7 +478,7 @@ async def test_d11_every_patch_has_its_intent_on_disk_before_it(tmp_path: Path) 
             if entry.method == "PATCH" and (entry.sync_id or "?") not in undo.read_text():
                 missing.append(entry.sync_id or "?")
 
-        stage.sim._service._record = record  # type: ignore[assignment]  # a witness in between
+        stage.sim._service._record = record  # type: ignore[method-assign]  # a witness in between
         run = await stage.carry(opened)
 
         assert run.counts == {"updated": 120}

@@ -16,7 +16,6 @@ from runner.tokens import make_demo_key
 from tests.stage import BOTH, FREQUENCY, NEW, OLD, OTHER, Run, Stage
 
 
-
 class TestDoubt:
     """Rows with an intent and no outcome: they are read, and what is seen decides."""
 
@@ -111,7 +110,7 @@ class TestDoubt:
             assert resumed.outcomes[1]["proof"] == "confirmed"
 
     async def test_a_row_that_cannot_be_read_stays_in_its_own_trouble(self, tmp_path: Path) -> None:
-        """A sync that is gone meanwhile is rejected, and its outcome says that it may have landed."""
+        """A sync that is gone meanwhile is rejected; its outcome says that it may have landed."""
         async with Stage(tmp_path) as stage:
             run = await self.doubtful(stage, 2)
             stage.set("s2", user="somebody")
@@ -178,7 +177,7 @@ async def test_d2_an_interrupted_run_is_finished_by_resume(after: int, tmp_path:
 
 
 async def test_d3_a_crash_repeats_no_more_than_the_rows_in_doubt(tmp_path: Path) -> None:
-    """D3: only rows with an intent and no outcome are read again; none that landed is sent again."""
+    """D3: only rows with an intent and no outcome are read again; none that landed is sent."""
     async with Stage(tmp_path, concurrency=8) as stage:
         stage.seed(100, users=10)
         run = await stage.run()
@@ -314,7 +313,9 @@ class TestRefusals:
         async with Stage(tmp_path) as stage:
             run = await self.stopped(stage)
             (run.path / "input.csv").unlink()
-            with pytest.raises(RunChanged, match=r"input\.csv: the input of the run cannot be read"):
+            with pytest.raises(
+                RunChanged, match=r"input\.csv: the input of the run cannot be read"
+            ):
                 stage.reopen(run.id)
 
     async def test_the_original_may_change_once_it_was_copied(self, tmp_path: Path) -> None:

@@ -9,21 +9,21 @@ import json
 import os
 import signal
 import stat
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
 
 from runner.account import SUMMARY, add_up, holds_of
-from runner.errors import DiskFault, InputError, SettingsError
+from runner.errors import DiskFault, InputError, SettingsError, SyncshiftError
 from runner.folder import Folder
 from runner.journal import Journal
+from runner.live import Live
 from runner.model import OutcomeKind
 from runner.results import FAILED_FILE, SUCCEEDED_FILE, UNPROCESSED_FILE
-from runner.run import Live, carry_out, limit_of
+from runner.run import carry_out, limit_of
 from runner.simulator import Fault, Faults, OutageKind, SyncRecord
-from tests.stage import BOTH, NEW, OLD, Run, Stage, in_fast_motion
+from tests.stage import BOTH, NEW, OLD, Run, Stage, in_fast_motion, until
 
 FILES = (SUCCEEDED_FILE, FAILED_FILE, UNPROCESSED_FILE)
 
@@ -34,7 +34,8 @@ def assert_accounted_for(stage: Stage, run: Run, state: str) -> None:
         header, *rows = list(csv.reader(file))
     tables = {name: run.table(name) for name in FILES}
     told = sorted(
-        (row for table in tables.values() for row in table), key=lambda row: int(row["syncshift_row"])
+        (row for table in tables.values() for row in table),
+        key=lambda row: int(row["syncshift_row"]),
     )
     summary = run.summary
     assert [[row[name] for name in header] for row in told] == rows
@@ -68,7 +69,7 @@ class TestEnds:
             assert run.reason == ""
 
     async def test_p3_some_failed(self, tmp_path: Path) -> None:
-        """P3: 3 when it finished and some rows failed; each has its class, status and words (P2)."""
+        """P3, P2: 3 when some rows failed; each has class, status and the server's words."""
         async with Stage(tmp_path) as stage:
             stage.plain(30)
             stage.set("s7", user="somebody")
@@ -93,8 +94,9 @@ class TestEnds:
 
             assert (run.summary.exit_code, run.summary.verdict) == (4, "stopped")
             assert_accounted_for(stage, run, "stopped")
-            assert run.table(UNPROCESSED_FILE)
-            assert {row["syncshift_sent"] for row in run.table(UNPROCESSED_FILE)} == {"no"}
+            left = run.table(UNPROCESSED_FILE)
+            assert {row["syncshift_sent"] for row in left} <= {"no", "unanswered"}
+            assert len(left) == run.counts["unprocessed"] > 0
 
     @pytest.mark.parametrize(
         ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
@@ -116,9 +118,12 @@ class TestEnds:
             assert run.reason == f"{number.name} came; what was in flight could land"
             assert stage.sim.requests <= asked[0] + 8
             assert_accounted_for(stage, run, "interrupted")
-            # Every PATCH that was out has its outcome.
+            # Every PATCH that was out has its outcome; some that were about to leave did not.
             assert set(stage.patches) == {line["sync_id"] for line in run.lines}
-            assert {row["syncshift_sent"] for row in run.table(UNPROCESSED_FILE)} == {"no"}
+            unanswered = [
+                row for row in run.table(UNPROCESSED_FILE) if row["syncshift_sent"] == "unanswered"
+            ]
+            assert len(unanswered) <= 2 * 8
 
     async def test_s3_rows_that_wait_leave_at_once(self, tmp_path: Path) -> None:
         """S3: a run that is held for a minute ends within a moment of the signal."""
@@ -130,8 +135,7 @@ class TestEnds:
             signaled: list[float] = []
 
             async def interrupt() -> None:
-                while not (lives and lives[0].waits() and not lives[0].in_flight):
-                    await asyncio.sleep(0.01)
+                await until(lambda: lives and lives[0].waits() and not lives[0].in_flight)
                 signaled.append(loop.time())
                 signal.raise_signal(signal.SIGTERM)
 
@@ -183,6 +187,7 @@ class TestEnds:
             with pytest.raises(ExceptionGroup) as left:
                 await carry_out(opened, show=lambda _: None, leave=leave, clocks=stage.clocks)
             opened.folder.unlock()
+            stage.sim.faults = Faults()
 
             assert left.group_contains(Left, match="130")
             resumed = await stage.carry(stage.reopen(opened.folder.run_id))
@@ -272,7 +277,9 @@ class TestAccount:
             stage.plain(5)
             run = await stage.run()
             before = {path: path.stat().st_mtime_ns for path in run.path.iterdir()}
-            looked = add_up(run.opened.folder, run.opened.folder.read(), run.opened.job, files=False)
+            looked = add_up(
+                run.opened.folder, run.opened.folder.read(), run.opened.job, files=False
+            )
 
             assert looked.counts == run.summary.counts
             assert looked.files == {}
@@ -325,7 +332,7 @@ class TestAccount:
                 "max_failures": "2",
             }
 
-    @in_fast_motion(10)
+    @in_fast_motion(30)
     async def test_what_holds_a_run_is_in_its_events(self, tmp_path: Path) -> None:
         """Another process that looks at the folder sees why nothing is sent, while that is so."""
         async with Stage(tmp_path, faults=Faults(retry_after_s=5)) as stage:
@@ -372,7 +379,7 @@ class TestLive:
     """What a run is doing right now."""
 
     async def test_the_figures_are_those_of_the_moment(self, tmp_path: Path) -> None:
-        """Rows, outcomes so far, requests on their way and time are there for whoever shows them."""
+        """Rows, outcomes so far, requests on their way and time are there to be shown."""
         async with Stage(tmp_path, faults=Faults(latency_s=0.01), concurrency=4) as stage:
             stage.seed(60)
             lives: list[Live] = []
@@ -433,12 +440,11 @@ class TestLive:
 
             async def look() -> None:
                 await asleep.wait()
-                while not (waits := lives[0].waits()):
-                    await asyncio.sleep(0.02)
+                await until(lives[0].waits)
                 requests = stage.sim.requests
                 await asyncio.sleep(0)
                 assert stage.sim.requests == requests
-                seen.extend(wait.reason for wait in waits)
+                seen.extend(wait.reason for wait in lives[0].waits())
 
             stage.after(50, be_slow)
             looking = asyncio.create_task(look())
@@ -474,17 +480,9 @@ async def test_a_wrong_failure_limit_is_refused(tmp_path: Path) -> None:
             limit_of(opened)
         with pytest.raises(SettingsError, match="--max-failures must be"):
             await stage.carry(opened)
+        opened.folder.unlock()
 
         assert stage.sim.requests == 0
-
-
-def _full(name: str) -> Callable[[Path], None]:
-    """Return what makes the file *name* of a run unwritable, for root too."""
-
-    def make(folder: Path) -> None:
-        (folder / f".{name}.part").mkdir()
-
-    return make
 
 
 async def test_d6_an_account_that_cannot_be_written_is_a_fault_of_the_disk(tmp_path: Path) -> None:
@@ -492,7 +490,8 @@ async def test_d6_an_account_that_cannot_be_written_is_a_fault_of_the_disk(tmp_p
     async with Stage(tmp_path) as stage:
         stage.plain(5)
         opened = stage.open()
-        _full(SUMMARY)(opened.folder.path)
+        # A folder in its place makes the file unwritable, for root too.
+        (opened.folder.path / f".{SUMMARY}.part").mkdir()
         with pytest.raises(DiskFault, match=f"syncshift report {opened.folder.run_id}"):
             await stage.carry(opened)
 
@@ -515,24 +514,23 @@ async def test_a_journal_that_cannot_be_opened_sends_nothing(tmp_path: Path) -> 
         assert not opened.folder.is_locked()
 
 
-async def test_an_input_that_breaks_off_meanwhile_stops_the_run(tmp_path: Path) -> None:
-    """What was read is carried; the run stops, says why, and nothing counts as failed."""
-    async with Stage(tmp_path, concurrency=2) as stage:
-        records = [SyncRecord(id=f"s{n}", user="u1", credential_id=OLD) for n in range(3000)]
+async def test_an_input_that_shrinks_meanwhile_is_noticed(tmp_path: Path) -> None:
+    """Rows that are suddenly not there are missed when it is added up; put back, they are done."""
+    async with Stage(tmp_path) as stage:
+        records = [SyncRecord(id=f"s{n}", user="u1", credential_id=NEW) for n in range(2500)]
         stage.sim.add(*records)
         stage.write({"sync_id": r.id, "user_id": r.user, "credential_id": NEW} for r in records)
         opened = stage.open()
         copy = opened.folder.path / "input.csv"
         whole = copy.read_bytes()
-        stage.after(20, lambda: copy.write_bytes(whole[: len(whole) // 2] + b'"'))
-        with pytest.raises(InputError, match=r"input\.csv"):
+        stage.after(20, lambda: copy.write_bytes(whole[: len(whole) // 2]))
+        with pytest.raises(SyncshiftError, match="the input ended after row"):
             await stage.carry(opened)
 
         assert not opened.folder.is_locked()
         copy.write_bytes(whole)
         resumed = await stage.carry(stage.reopen(opened.folder.run_id))
-        assert resumed.counts == {"updated": 3000}
-        assert resumed.opened.folder.read().state == "finished"
+        assert resumed.counts == {"unchanged": 2500}
 
 
 async def test_rows_of_another_input_in_the_journals_are_refused(tmp_path: Path) -> None:
@@ -543,7 +541,7 @@ async def test_rows_of_another_input_in_the_journals_are_refused(tmp_path: Path)
         journal = Journal(opened.folder.path / "report.jsonl", -1, 0)
         journal.append(b'{"event":"change.settled","row":9,"outcome":"updated"}')
         journal.path.write_bytes(journal.take())
-        with pytest.raises(Exception, match="the journals name 1 more"):
+        with pytest.raises(SyncshiftError, match="the journals name 1 more"):
             await stage.carry(opened)
 
         assert stage.sim.requests == 0

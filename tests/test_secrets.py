@@ -246,7 +246,7 @@ def test_x1_a_key_that_cannot_be_used_is_not_quoted(stage: Stage) -> None:
     for n, text in enumerate(damaged):
         stage.key_file.write_text(text, encoding="utf-8")
         in_variable = {"PARAGON_SIGNING_KEY_FILE": None, "PARAGON_SIGNING_KEY": text}
-        for env in (None, in_variable):
+        for env in (None, in_variable) if n == 0 else (in_variable,):
             command = stage.run(*MOVE, path, *DEBUG, env=env)
 
             assert command.code == 2, f"{n}: {command.err}"

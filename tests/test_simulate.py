@@ -168,14 +168,14 @@ def test_a_port_that_is_taken_is_told(stage: Stage) -> None:
         ("--syncs -1", "--syncs must be from 0 to 1,000,000; got -1"),
         ("--retry-after later", "--retry-after"),
         ("--input nowhere.csv", "nowhere.csv"),
-        ("--key-file .0.in", "is empty"),
+        ("--key-file /dev/null", "is empty"),
         ("--audit-file nowhere/audit.jsonl", "--audit-file nowhere/audit.jsonl: cannot be written"),
     ],
 )
 def test_wrong_knobs_are_refused(shared: Stage, flags: str, said: str) -> None:
     """What cannot be is refused with exit 2 before anything is served, by name and value."""
     port = () if "--port" in flags else ("--port", 0)
-    command = shared.run("simulate", *port, *flags.split())
+    command = shared.here("simulate", *port, *flags.split())
 
     assert command.code == 2, command.err
     assert command.out == ""

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from runner.job import CREDENTIAL, SyncJob
-from runner.model import Change, Request, Response, State
+from runner.model import Change, Field, Request, Response, State
 from runner.simulator import TOLD, Behavior, Fault, Faults, SyncRecord
 from tests.stage import BOTH, FREQUENCY, MIGRATE, NEW, OLD, OTHER, Stage, in_fast_motion
 
@@ -234,7 +234,7 @@ async def test_without_reading_everything_is_sent(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("status", ["ERRORED", "DISABLED", "ACTIVE", "RATE_LIMITED", "NOVEL"])
 async def test_the_status_of_a_sync_does_not_stand_in_the_way(status: str, tmp_path: Path) -> None:
-    """Whatever state a sync is in, its credential can be changed, and the intent tells the state."""
+    """Whatever state a sync is in, its credential can be changed; the intent tells the state."""
     async with Stage(tmp_path) as stage:
         stage.plain(1, status=status)
         run = await stage.run()
@@ -289,7 +289,7 @@ class _Broken(SyncJob):
     """Moves credentials, and breaks on some syncs at one of its questions."""
 
     name = MIGRATE
-    owns = (CREDENTIAL,)
+    owns: tuple[Field, ...] = (CREDENTIAL,)
 
     def __init__(self, breaks_in: str, *sync_ids: str) -> None:
         self._breaks_in, self._sync_ids = breaks_in, sync_ids

@@ -55,6 +55,8 @@ class Checked:
 
     def duplicates_of(self, row: int) -> tuple[tuple[int, int], ...]:
         """Return number and line of each duplicate of *row*, in order."""
+        if not self.repeats.followers:
+            return ()
         found = self.repeats.followers.of(row)
         return tuple((follower, self.repeats.lines.one(follower)) for follower in found)
 
