@@ -1,7 +1,7 @@
 """The only module that knows aiohttp's client; turns its exceptions into our faults.
 
-One session for a run. No redirect is followed, no cookie is kept, no proxy and
-no netrc is read unless asked for, and what went wrong is told in our own words:
+One session for a run. No redirect is followed, no cookie is kept, no netrc is
+read, a proxy is used only if asked for, and what went wrong is told in our own words:
 the text and the ``repr`` of an aiohttp exception can hold the bearer token.
 """
 
@@ -23,6 +23,7 @@ from yarl import URL
 
 from runner.errors import Fault, FaultKind
 from runner.model import Request, Response
+from runner.secret import scrub
 
 MAX_ANSWER = 64 * 1024
 """Bytes of an answer that are read, after decompression; the Sync API's have a few hundred."""
@@ -255,5 +256,7 @@ def _request_id(told: Any) -> str | None:
     for name in _REQUEST_ID_HEADERS:
         value: str | None = told.get(name)
         if value is not None:
-            return value[:_MAX_REQUEST_ID]
+            # The server's words: cut, on one line, and without a token it may repeat.
+            text = scrub(value)[:_MAX_REQUEST_ID]
+            return text if text.isprintable() else ascii(text)[1:-1]
     return None

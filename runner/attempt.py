@@ -162,8 +162,9 @@ class Sender:
         elif ruling.verdict is Verdict.THROTTLED:
             self._hold(attempt)
         elif not ruling.outage:
-            # Refused, but answered: as good a sync as any to see whether the server is there.
-            self.known_good = change
+            if ruling.final and isinstance(result, Response):
+                # Refused, but answered: as good as any to see whether the server is there.
+                self.known_good = change
             self.breaker.succeeded(sent_at)
         return header, attempt
 

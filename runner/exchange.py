@@ -7,8 +7,8 @@ then, and no row pays for it.
 
 from __future__ import annotations
 
+import asyncio
 import enum
-from collections import deque
 from collections.abc import Awaitable, Callable
 
 import msgspec
@@ -79,6 +79,8 @@ class Exchanger:
         self.policy = policy
         self.budget = budget
         self._probe_with = probe_with
+        self._judged = asyncio.Event()
+        self._judged.set()
 
     async def ask(
         self,
@@ -117,23 +119,33 @@ class Exchanger:
         give_up_at = opened_at + patience_s
         last = attempt
         sender.tell("throttle.held", reason=OUTAGE, detail=detail, until=None)
-        while True:
-            next_at = min(breaker.next_probe_at, give_up_at)
-            throttle.hold(OUTAGE, now=now(), until=next_at, detail=detail)
-            await sender.turnstile.sleep(next_at - now())
-            _, last = await sender.send(probe, target, lambda _: True, probe=True)
-            answered = not last.ruling.outage
-            diagnostics().debug("outage.probed", answered=answered, http_status=last.status)
-            if breaker.probed(now(), answered=answered):
-                break
-            if not answered and (now() >= give_up_at or self.names_no_host(last)):
-                sender.stop(self._too_long(last, waited_s=now() - opened_at))
-                raise Closing
-        throttle.lift(OUTAGE, now=now())
+        self._judged.clear()
+        try:
+            while True:
+                next_at = min(breaker.next_probe_at, give_up_at)
+                throttle.hold(OUTAGE, now=now(), until=next_at, detail=detail)
+                await sender.turnstile.sleep(next_at - now())
+                _, last = await sender.send(probe, target, lambda _: True, probe=True)
+                answered = not last.ruling.outage
+                diagnostics().debug("outage.probed", answered=answered, http_status=last.status)
+                if breaker.probed(now(), answered=answered):
+                    break
+                if not answered and (now() >= give_up_at or self.names_no_host(last)):
+                    sender.stop(self._too_long(last, waited_s=now() - opened_at))
+                    raise Closing
+        finally:
+            self._judged.set()
+            throttle.lift(OUTAGE, now=now())
+            sender.turnstile.nudge()
         # What was spent on a server that was away says nothing about one that is back.
         self.budget.low_since = None
-        sender.turnstile.nudge()
         sender.tell("throttle.released", reason=OUTAGE, held_s=round(now() - opened_at, 3))
+
+    async def verdict(self) -> None:
+        """Return once it is known whether the server is down. Raises `Closing`."""
+        await self._judged.wait()
+        if self.sender.turnstile.closed:
+            raise Closing
 
     def names_no_host(self, attempt: Attempt) -> bool:
         """Tell whether --base-url has no address, and never had one during this run."""
@@ -179,12 +191,12 @@ class _Insistence:
         self._understands = understands
         self._look_again = look_again
         self._pending: Attempt | None = None
-        self._failed_at: deque[float] = deque(maxlen=_SUSPICIOUS)
+        self._failed_at: list[float] = []
         self._sends = 0
         self._counted = 0
         self._retries = 0
         self._throttled = 0
-        self._spoke = False
+        self._spoke_in = -1
         self._went_stale = False
         self._resend_free = False
         self._in_doubt = False
@@ -235,9 +247,9 @@ class _Insistence:
                 await self._blame(attempt)
 
     async def _blame(self, attempt: Attempt) -> None:
-        """Find out whether the server is down; if so wait for it, and do not count the attempt."""
+        """Find out whether the server is down; if so wait for it, and count no such attempt."""
         breaker = self._sender.breaker
-        self._failed_at.append(attempt.sent_at)
+        self._failed_at.append(self._sender.clocks.steady())
         if self._counted > 1 and self._exchanger.names_no_host(attempt):
             self._sender.stop(
                 RunFault(f"{attempt.ruling.error}. Nothing was sent; mend it, then resume the run")
@@ -245,17 +257,19 @@ class _Insistence:
             raise Closing
         if self._opens_breaker(attempt):
             await self._exchanger.wait_out(self._change, attempt)
-        if breaker.was_open_since(attempt.sent_at):
-            self._counted = 0
-            self._failed_at.clear()
+        elif self._counted >= self._most:
+            await self._exchanger.verdict()
+        own = [moment for moment in self._failed_at if not breaker.was_down(moment)]
+        self._counted -= len(self._failed_at) - len(own)
+        self._failed_at = own
 
     def _opens_breaker(self, attempt: Attempt) -> bool:
         breaker, now = self._sender.breaker, self._sender.clocks.steady()
         never_arrived = not attempt.sends
-        # A row that breaks the server breaks it each time: only its first
-        # failure speaks of the server. One that never arrived always does.
-        speaks = never_arrived or not self._spoke
-        self._spoke = True
+        # A row that breaks the server breaks it each time: only its first failure since
+        # the last outage speaks of the server. One that never arrived always does.
+        speaks = never_arrived or self._spoke_in != breaker.outages
+        self._spoke_in = breaker.outages
         if speaks and breaker.failed(now):
             return True
         if breaker.is_open:
@@ -264,8 +278,9 @@ class _Insistence:
         if never_arrived and used_up:
             breaker.open(now)
             return True
-        often = used_up or len(self._failed_at) == _SUSPICIOUS
-        nobody_else = often and breaker.last_success_at < self._failed_at[0]
+        recent = self._failed_at[-_SUSPICIOUS:]
+        often = used_up or len(recent) == _SUSPICIOUS
+        nobody_else = often and breaker.last_success_at < recent[0]
         if nobody_else or self._exchanger.budget.starved(now):
             # This row failed again and again while nobody succeeded, or retries have been
             # rationed for long: a sync that is known to be good tells whether it is the

@@ -57,6 +57,11 @@ class Live:
         return self.settled_before + sum(self.tally.counts.values())
 
     @property
+    def closing(self) -> bool:
+        """Whether the run ends, and only what is in flight may still land."""
+        return self._turnstile.closed
+
+    @property
     def elapsed_s(self) -> float:
         """Seconds since this process began to send."""
         return self._clock() - self.began_at

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import logging
+import os
 import sys
 from collections.abc import Callable, MutableMapping
 from typing import Any, TextIO
@@ -76,8 +77,12 @@ def configure(level: str, *, stream: TextIO | None = None) -> None:
     out = stream or sys.stderr
 
     def write(text: str) -> None:
-        out.write(_in_one_line(scrub(text)) + "\n")
-        out.flush()
+        try:
+            out.write(_in_one_line(scrub(text)) + "\n")
+            out.flush()
+        except OSError:
+            # Whoever read this has left; a run is not over because nobody watches it.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
 
     class Line:
         debug = info = warning = error = critical = msg = staticmethod(write)

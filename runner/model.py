@@ -206,7 +206,7 @@ class Outcome(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     attempts: int = 0
     """PATCHes sent."""
     elapsed_ms: int = 0
-    """From the first request of the row to its outcome."""
+    """From when the row was taken up to its outcome, waits included."""
     request_id: str | None = None
 
     @property

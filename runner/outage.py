@@ -22,6 +22,8 @@ _STARVED_S = 60.0
 _PAUSES_S = (5.0, 10.0, 20.0, 40.0, 60.0)
 _SPREAD = 0.2
 _SUCCESSES_TO_CLOSE = 3
+_OUTAGES_KEPT = 100
+"""More of them than a row can have lived through."""
 
 
 class RetryBudget:
@@ -82,8 +84,11 @@ class Breaker:
         self._found_down = False
         self.opened_at: float | None = None
         """Since when the server counts as down; None while it does not."""
-        self.last_open_at = float("-inf")
-        """The last moment at which it was found down."""
+        self.outages = 0
+        """How often a probe has shown that it was down."""
+        self._proved = False
+        self._down_from = float("-inf")
+        self._was_down: deque[tuple[float, float]] = deque(maxlen=_OUTAGES_KEPT)
         self.next_probe_at = 0.0
         self.last_success_at = float("-inf")
 
@@ -123,8 +128,8 @@ class Breaker:
         """
         self.opened_at = now
         self._found_down = not ask_at_once
-        if self._found_down:
-            self.last_open_at = now
+        self._proved = False
+        self._down_from = self.last_success_at
         self._probes = 0
         self._good_probes = 0
         self.next_probe_at = now if ask_at_once else now + self._pause()
@@ -139,15 +144,15 @@ class Breaker:
             self._good_probes = 0
             self._probes += 1
             self.next_probe_at = now + self._pause()
-            self._found_down = True
-        if self._found_down:
-            self.last_open_at = now
-        if not answered:
+            self.outages += not self._proved
+            self._found_down = self._proved = True
             return False
         self._good_probes += 1
         self.next_probe_at = now
         if self._good_probes < _SUCCESSES_TO_CLOSE:
             return False
+        if self._found_down:
+            self._was_down.append((self._down_from, now))
         self.opened_at = None
         self._in_a_row = 0
         self._seen.clear()
@@ -155,9 +160,14 @@ class Breaker:
         self.last_success_at = now
         return True
 
-    def was_open_since(self, moment: float) -> bool:
-        """Tell whether the server was found down at any time since *moment*."""
-        return self.last_open_at >= moment
+    def was_down(self, moment: float) -> bool:
+        """Tell whether a failure at *moment* was the server's, which was found down then.
+
+        The time since its last success counts, for that is when it went down.
+        """
+        if self.is_open and self._found_down and moment >= self._down_from:
+            return True
+        return any(start <= moment <= end for start, end in self._was_down)
 
     def _pause(self) -> float:
         pause = _PAUSES_S[min(self._probes, len(_PAUSES_S) - 1)]

@@ -111,15 +111,25 @@ def test_p3_exit_3_when_all_rows_ended_and_some_failed(stage: Stage) -> None:
 
 def test_p3_exit_4_when_too_many_rows_failed(stage: Stage) -> None:
     """4: the failure limit stops the run, says so in numbers, and leaves the rest for resume."""
-    path = stage.moves(60)
-    stage.simulator.faults = Faults(
-        poison=frozenset(sync for n, sync in enumerate(_ids(path)) if n < 20), latency_s=0.02
-    )
+    gone = [(f"gone-{number}", "u", NEW) for number in range(20)]
+    there = [(sync.id, sync.user, NEW) for sync in stage.syncs(40)]
+    path = stage.write("moves.csv", [("sync_id", "user_id", "credential_id"), *gone, *there])
+    stage.simulator.faults = Faults(latency_s=0.02)
 
     command = stage.run(
-        *MOVE, path, "--yes", "--json", "--max-failures", "2", "--max-attempts", "1", "--run-id",
-        "x", "--concurrency", "4",
-    )  # fmt: skip
+        *MOVE,
+        path,
+        "--yes",
+        "--json",
+        "--max-failures",
+        "2",
+        "--max-attempts",
+        "1",
+        "--run-id",
+        "x",
+        "--concurrency",
+        "4",
+    )
 
     assert command.code == 4, command.err
     summary = command.json()
@@ -129,7 +139,7 @@ def test_p3_exit_4_when_too_many_rows_failed(stage: Stage) -> None:
     assert "3 rows failed" in stage.manifest("x")["reason"]
     stage.simulator.faults = Faults()
 
-    resumed = stage.run("resume", "x", "--yes", "--json")
+    resumed = stage.run("resume", "x", "--yes", "--json", "--max-failures", "100%")
 
     assert resumed.code == 3, resumed.err
     assert resumed.json()["counts"]["unprocessed"] == 0
@@ -532,10 +542,6 @@ def _processor_s() -> float:
     """Return the processor time of all children that have ended."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
-
-
-def _ids(path: Path) -> list[str]:
-    return [row["sync_id"] for row in table(path)]
 
 
 def _contents(folder: Path) -> dict[str, bytes]:

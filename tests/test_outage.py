@@ -163,7 +163,7 @@ class TestBreaker:
 
         assert not fresh.is_open
         assert not fresh.ever_succeeded
-        assert not fresh.was_open_since(0.0)
+        assert not fresh.was_down(0.0)
 
     def test_ten_failures_in_a_row_open_it(self) -> None:
         """The tenth row that fails without a success in between says that the server is down."""
@@ -172,7 +172,7 @@ class TestBreaker:
         assert fails(tried, 12) == [False] * 9 + [True, False, False]
         assert tried.is_open
         assert tried.opened_at == pytest.approx(0.9)
-        assert tried.was_open_since(0.5)
+        assert tried.was_down(0.5)
 
     def test_a_success_in_between_starts_the_row_anew(self) -> None:
         """Nine failures, a success, nine failures: not a server that is down."""
@@ -276,8 +276,8 @@ class TestBreaker:
 
         assert said == [False, False, True]
         assert not tried.is_open
-        assert tried.was_open_since(19.0)
-        assert not tried.was_open_since(19.1)
+        assert tried.was_down(19.0)
+        assert not tried.was_down(19.1)
         assert tried.last_success_at == 19.0
         assert fails(tried, 10, start=20.0)[-1]
 
@@ -299,7 +299,7 @@ class TestBreaker:
         assert tried.next_probe_at == 100.0
         assert [tried.probed(100.0 + n, answered=True) for n in range(3)] == [False, False, True]
 
-        assert not tried.was_open_since(0.0)
+        assert not tried.was_down(100.5)
 
     def test_a_suspected_server_is_found_down_by_a_bad_probe(self) -> None:
         """Once a probe has failed, all that came since then was the server's doing."""
@@ -307,7 +307,7 @@ class TestBreaker:
         tried.open(100.0, ask_at_once=True)
         tried.probed(101.0, answered=False)
 
-        assert tried.was_open_since(101.0)
+        assert tried.was_down(101.0)
         assert tried.next_probe_at == 106.0 + 5.0
 
 

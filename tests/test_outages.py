@@ -110,12 +110,11 @@ async def test_t5_ten_minutes_of_outage_fail_no_row(tmp_path: Path) -> None:
         assert run.summary.waits["outage"] >= 595
 
 
-@pytest.mark.parametrize("kind", [UNAVAILABLE, DROP])
-async def test_t5_a_short_outage_in_real_time(kind: OutageKind, tmp_path: Path) -> None:
+async def test_t5_a_short_outage_in_real_time(tmp_path: Path) -> None:
     """T5: the same with no hasty clock, for as long as a test may take."""
     async with Stage(tmp_path) as stage:
         stage.seed(300, users=20)
-        down = Down(stage, kind=kind, lasts_s=2, after=200)
+        down = Down(stage, kind=DROP, lasts_s=2, after=200)
         run = await stage.run()
 
         assert_nobody_paid(stage, run, 300)
@@ -138,9 +137,8 @@ async def test_t5_thirty_seconds_in_real_time(
         assert down.sent <= concurrency + 30
 
 
-@pytest.mark.parametrize("rows", [3, 200])
+@pytest.mark.parametrize(("rows", "kind"), [(3, UNAVAILABLE), (200, UNAVAILABLE), (200, DROP)])
 @pytest.mark.parametrize("concurrency", [1, C])
-@pytest.mark.parametrize("kind", [UNAVAILABLE, DROP])
 @in_fast_motion(30)
 async def test_t5_an_outage_at_the_start_fails_no_row(
     kind: OutageKind, concurrency: int, rows: int, tmp_path: Path
@@ -164,13 +162,13 @@ async def test_t5_outage_after_outage_fails_no_row(
 ) -> None:
     """T5: a server that goes away again and again still costs no row."""
     async with Stage(tmp_path, concurrency=concurrency, timeout=300) as stage:
-        stage.seed(200, users=20)
+        stage.seed(130, users=20)
         for after, lasts_s, kind in ((30, 3, UNAVAILABLE), (60, 12, DROP), (90, 25, UNAVAILABLE)):
             Down(stage, kind=kind, lasts_s=lasts_s, after=after)
             Down(stage, kind=kind, lasts_s=lasts_s, after=after + 60)
         run = await stage.run(no_read=no_read)
 
-        assert_nobody_paid(stage, run, 200)
+        assert_nobody_paid(stage, run, 130)
 
 
 @pytest.mark.parametrize("kind", [UNAVAILABLE, DROP])
@@ -281,7 +279,7 @@ async def test_t4_a_fifth_of_failing_requests_passes(tmp_path: Path) -> None:
         assert run.held("outage") == []
 
 
-@in_fast_motion(10)
+@in_fast_motion(30)
 async def test_an_outage_is_seen_by_whoever_looks(tmp_path: Path) -> None:
     """Live figures tell the reason, since when, and when the server is asked again."""
     async with Stage(tmp_path) as stage:

@@ -26,24 +26,25 @@ def starts_within(stage: Stage, begins_s: float, ends_s: float) -> list[float]:
 async def test_h10_the_rate_is_never_exceeded(rate: int, tmp_path: Path) -> None:
     """In no second do more requests come than --rate says, one request's tolerance apart."""
     async with Stage(tmp_path, rate=rate) as stage:
-        stage.seed(rate, users=5)
+        rows = 6 * rate // 10
+        stage.seed(rows, users=5)
         run = await stage.run()
 
-        assert run.counts == {"updated": rate}
+        assert run.counts == {"updated": rows}
         assert stage.sim.peak_rate() <= rate + 1
-        # Not so careful that it would be slow either: reads and writes take two seconds.
-        assert stage.audit[-1].at_monotonic_s - stage.audit[0].at_monotonic_s < 2.6
+        # Not so careful that it would be slow either: all of it is worth 1.2 s.
+        assert stage.audit[-1].at_monotonic_s - stage.audit[0].at_monotonic_s < 2
 
 
 async def test_retries_pay_for_their_turn_too(tmp_path: Path) -> None:
     """One throttle for everything: reads, first tries and retries share the rate."""
     faults = Faults(http_503=0.1, http_409=0.1, close_after=0.2)
     async with Stage(tmp_path, rate=80, faults=faults) as stage:
-        stage.seed(60, users=5)
+        stage.seed(40, users=5)
         run = await stage.run(max_failures="100%")
 
-        assert run.counts["updated"] > 50
-        assert stage.sim.requests > 130
+        assert run.counts["updated"] > 30
+        assert stage.sim.requests > 85
         assert stage.sim.peak_rate() <= 81
 
 
@@ -52,17 +53,17 @@ async def test_no_more_are_in_flight_than_allowed(concurrency: int, tmp_path: Pa
     """--concurrency is a ceiling, reads and retries included, and it is made use of."""
     faults = Faults(latency_s=0.01, http_503=0.05, drop_after=0.05)
     async with Stage(tmp_path, faults=faults, concurrency=concurrency) as stage:
-        stage.seed(60, users=5)
+        stage.seed(40, users=5)
         run = await stage.run(max_failures="100%")
 
-        assert sum(run.counts.values()) == 60
+        assert sum(run.counts.values()) == 40
         assert stage.sim.max_in_flight == concurrency
 
 
 @pytest.mark.parametrize("form", [RetryAfter.SECONDS, RetryAfter.DATE])
 @pytest.mark.parametrize("fault", [Fault.HTTP_429, Fault.HTTP_503_WAIT])
 @pytest.mark.parametrize("method", ["GET", "PATCH"])
-@in_fast_motion(5)
+@in_fast_motion(10)
 async def test_t7_nothing_starts_inside_a_hold(
     method: str, fault: Fault, form: RetryAfter, tmp_path: Path
 ) -> None:
@@ -74,7 +75,7 @@ async def test_t7_nothing_starts_inside_a_hold(
         run = await stage.run()
 
         (told,) = (e.at_monotonic_s for e in stage.audit if e.fault == fault.value)
-        assert starts_within(stage, told + _LANDING_S * 5, told + 4) == []
+        assert starts_within(stage, told + _LANDING_S * 10, told + 4) == []
         assert run.counts == {"updated": 300}
         (held,) = run.held("throttled")
         assert held["detail"].startswith(("429", "503"))
@@ -102,12 +103,12 @@ async def test_a_limit_of_the_server_is_kept_to(tmp_path: Path) -> None:
     """A server that takes 60 requests a second gets them all done, and its waits are honored."""
     faults = Faults(limit_per_s=60, burst=20, latency_s=0.002)
     async with Stage(tmp_path, faults=faults, concurrency=8) as stage:
-        stage.seed(60, users=5)
+        stage.seed(40, users=5)
         run = await stage.run()
 
         throttled = [e for e in stage.audit if e.status == 429]
-        assert run.counts == {"updated": 60}
-        assert stage.in_force() == 60
+        assert run.counts == {"updated": 40}
+        assert stage.in_force() == 40
         assert throttled
         # Each wait is one second; in each at most what was in flight is turned away.
         assert len(throttled) <= 8 * len(run.held("throttled"))
@@ -183,7 +184,7 @@ async def test_t8_an_absurd_wait_stops_the_run(method: str, tmp_path: Path) -> N
         assert stage.in_force() == 200
 
 
-@in_fast_motion(5)
+@in_fast_motion(20)
 async def test_a_wait_within_max_outage_is_waited_for(tmp_path: Path) -> None:
     """--max-outage is the measure: what is within it is a hold, what is beyond ends the run."""
     async with Stage(tmp_path, faults=Faults(retry_after_s=5)) as stage:

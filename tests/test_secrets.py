@@ -127,9 +127,16 @@ def test_x1_no_secret_is_left_by_answers_of_any_kind(stage: Stage) -> None:
     command = stage.run(*MOVE, path, *DEBUG, "--max-failures", "100%", "--timeout", "2s", env=env)
 
     assert command.code in {0, 3}, command.err
-    assert {entry.fault for entry in stage.audit} >= {fault.value for fault in (
-        Fault.HTTP_401, Fault.HTTP_500, Fault.GARBAGE, Fault.TRUNCATED, Fault.DROP_AFTER,
-    )}  # fmt: skip
+    assert {entry.fault for entry in stage.audit} >= {
+        fault.value
+        for fault in (
+            Fault.HTTP_401,
+            Fault.HTTP_500,
+            Fault.GARBAGE,
+            Fault.TRUNCATED,
+            Fault.DROP_AFTER,
+        )
+    }
     assert not any(entry.token_elsewhere for entry in stage.audit)
     assert_nothing_leaked(stage)
 

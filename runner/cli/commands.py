@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import re
 import traceback
 from collections.abc import Sequence
 
@@ -12,6 +14,8 @@ from runner.errors import SettingsError, SyncshiftError
 from runner.version import VERSION
 
 _INTERRUPTED = 130
+_CLOSE = 0.6
+"""How alike two words must be for one to be meant by the other."""
 
 app = App(
     name="syncshift",
@@ -34,7 +38,7 @@ def run_words(words: Sequence[str]) -> int:
     try:
         code = app(words, exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
-        return _refuse(SettingsError(f"{error} See `syncshift --help`."), as_json=as_json)
+        return _refuse(SettingsError(_in_our_words(error)), as_json=as_json)
     except SyncshiftError as error:
         return _refuse(error, as_json=as_json)
     except KeyboardInterrupt:
@@ -45,6 +49,17 @@ def run_words(words: Sequence[str]) -> int:
     except Exception as error:  # noqa: BLE001  # the last line of defense: no secret in a traceback
         return _own_up(error)
     return code if isinstance(code, int) else 0
+
+
+def _in_our_words(error: CycloptsError) -> str:
+    """Return what the parser found, without a suggestion that is far from what was typed."""
+    said = str(error)
+    guess = re.search(r'"?([\w-]+)"?\. (Did you mean "?([\w-]+)"?\?)', said)
+    if guess is not None:
+        typed, meant = guess[1].strip("-"), guess[3].strip("-")
+        if not difflib.get_close_matches(typed, [meant], cutoff=_CLOSE):
+            said = said.replace(guess[2], "").strip()
+    return f"{said} See `syncshift --help`."
 
 
 def _refuse(error: SyncshiftError, *, as_json: bool) -> int:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from runner.results import Summary
 
 _LOOK_EVERY_S = 0.5
+_REST = 4
 
 
 def status(run: str | None = None, /, *, output: Output = Output()) -> int:
@@ -51,8 +52,10 @@ def status(run: str | None = None, /, *, output: Output = Output()) -> int:
 
     with Painting(console=console, auto_refresh=False) as painting:
         while folder.is_locked():
+            began = time.monotonic()
             painting.update(_picture(folder), refresh=True)
-            time.sleep(_LOOK_EVERY_S)
+            # A long run takes a while to add up: look at it less often.
+            time.sleep(max(_LOOK_EVERY_S, _REST * (time.monotonic() - began)))
         painting.update(_picture(folder), refresh=True)
     return 0
 

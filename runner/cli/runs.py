@@ -230,12 +230,18 @@ def _intention(opened: Opened) -> Any:
         if checked.resyncs
         else "none"
     )
+    head = Text.assemble((opened.job.name, "bold"), " on ", (settings.base_url, "bold"))
+    known = {
+        "run": f"{opened.folder.run_id} ({opened.folder.path})",
+        "rows": ", ".join(rows),
+    }
+    if not left:
+        return Group(head, facts(known))
     return Group(
-        Text.assemble((opened.job.name, "bold"), " on ", (settings.base_url, "bold")),
+        head,
         facts(
             {
-                "run": f"{opened.folder.run_id} ({opened.folder.path})",
-                "rows": ", ".join(rows),
+                **known,
                 "users": f"{checked.users:,}",
                 "re-syncs": resyncs,
                 "limits": limits,

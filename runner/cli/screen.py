@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 _LINE_EVERY_S = 5.0
 _FRAMES_PER_S = 8
 _NO_WIDTH = 10_000
+_CLOSING = "ending: what is in flight may land; Ctrl-C leaves at once"
 
 _STYLES = {
     "succeeded": "bold green",
@@ -209,6 +210,8 @@ def _picture(live: Live) -> RenderableType:
     )
     counts = Text("  " + "   ".join(_tallied(live) or ["nothing has ended yet"]))
     reasons = [Text(f"  waiting: {wait}", style="yellow") for wait in waits]
+    if live.closing and live.in_flight:
+        reasons.append(Text(f"  {_CLOSING}", style="yellow"))
     return Group(top, counts, *reasons)
 
 
