@@ -257,6 +257,7 @@ def _request_id(told: Any) -> str | None:
         value: str | None = told.get(name)
         if value is not None:
             # The server's words: cut, on one line, and without a token it may repeat.
-            text = scrub(value)[:_MAX_REQUEST_ID]
-            return text if text.isprintable() else ascii(text)[1:-1]
+            text = scrub(value)
+            text = text if text.isprintable() else ascii(text)[1:-1]
+            return text[:_MAX_REQUEST_ID]
     return None

@@ -166,6 +166,9 @@ class Sender:
                 # Refused, but answered: as good as any to see whether the server is there.
                 self.known_good = change
             self.breaker.succeeded(sent_at)
+            self._throttle.answered(sent_at=sent_at)
+        elif isinstance(result, Fault):
+            self._throttle.lost(self.clocks.steady())
         return header, attempt
 
     def _hold(self, attempt: Attempt) -> None:

@@ -15,18 +15,20 @@ import msgspec
 
 from runner import retry
 from runner.attempt import Attempt, Sender
-from runner.errors import Fault, FaultKind, OutageTooLong, RunFault, SyncshiftError
+from runner.errors import RunFault
 from runner.log import diagnostics
 from runner.model import Change, Request, Response, Verdict
 from runner.outage import RetryBudget
-from runner.throttle import OUTAGE
 from runner.turnstile import Closing
+from runner.vigil import Vigil
 
 _MAX_THROTTLED = 50
+_METHODS = ("GET", "PATCH", "POST")
+_RECONNECTS = 12
+"""So many requests that found their connection gone are sent again at a time: enough to see
+that the server is gone as well before all the others are."""
 _SUSPICIOUS = 3
 """So many failures of one row, while nobody succeeds, are reason to ask for another's sync."""
-_NEVER_REACHED_S = 30.0
-"""A host that never answered is given no more than this: it is probably the wrong one."""
 
 
 class Doubt(enum.Enum):
@@ -78,9 +80,11 @@ class Exchanger:
         self.sender = sender
         self.policy = policy
         self.budget = budget
-        self._probe_with = probe_with
-        self._judged = asyncio.Event()
-        self._judged.set()
+        self.vigil = Vigil(
+            sender, budget=budget, longest_s=policy.max_outage_s, probe_with=probe_with
+        )
+        self.reconnects = {method: asyncio.Semaphore(_RECONNECTS) for method in _METHODS}
+        """By method, for a write may have to wait for a read, but no read for a write."""
 
     async def ask(
         self,
@@ -103,73 +107,6 @@ class Exchanger:
                 self.budget.clean_success(first.sent_at)
             return Exchange(first, first.sends)
         return await _Insistence(self, request, change, understands, look_again).go_on(first)
-
-    async def wait_out(self, change: Change, attempt: Attempt) -> None:
-        """Hold everybody, and ask for one sync now and then, until the server answers again.
-
-        Raises `Closing`, after having stopped the run, when that takes too long.
-        """
-        sender, breaker = self.sender, self.sender.breaker
-        throttle, now = sender.turnstile.throttle, sender.clocks.steady
-        target = sender.known_good or change
-        probe = self._probe_with(target)
-        patience_s = self._patience_s()
-        detail = attempt.ruling.error or ""
-        opened_at = breaker.opened_at or now()
-        give_up_at = opened_at + patience_s
-        last = attempt
-        sender.tell("throttle.held", reason=OUTAGE, detail=detail, until=None)
-        self._judged.clear()
-        try:
-            while True:
-                next_at = min(breaker.next_probe_at, give_up_at)
-                throttle.hold(OUTAGE, now=now(), until=next_at, detail=detail)
-                await sender.turnstile.sleep(next_at - now())
-                _, last = await sender.send(probe, target, lambda _: True, probe=True)
-                answered = not last.ruling.outage
-                diagnostics().debug("outage.probed", answered=answered, http_status=last.status)
-                if breaker.probed(now(), answered=answered):
-                    break
-                if not answered and (now() >= give_up_at or self.names_no_host(last)):
-                    sender.stop(self._too_long(last, waited_s=now() - opened_at))
-                    raise Closing
-        finally:
-            self._judged.set()
-            throttle.lift(OUTAGE, now=now())
-            sender.turnstile.nudge()
-        # What was spent on a server that was away says nothing about one that is back.
-        self.budget.low_since = None
-        sender.tell("throttle.released", reason=OUTAGE, held_s=round(now() - opened_at, 3))
-
-    async def verdict(self) -> None:
-        """Return once it is known whether the server is down. Raises `Closing`."""
-        await self._judged.wait()
-        if self.sender.turnstile.closed:
-            raise Closing
-
-    def names_no_host(self, attempt: Attempt) -> bool:
-        """Tell whether --base-url has no address, and never had one during this run."""
-        return (
-            isinstance(attempt.result, Fault)
-            and attempt.result.kind is FaultKind.DNS
-            and not self.sender.breaker.ever_succeeded
-        )
-
-    def _patience_s(self) -> float:
-        longest = self.policy.max_outage_s
-        return longest if self.sender.breaker.ever_succeeded else min(longest, _NEVER_REACHED_S)
-
-    def _too_long(self, last: Attempt, *, waited_s: float) -> SyncshiftError:
-        said = last.ruling.error or ""
-        if self.sender.breaker.ever_succeeded:
-            return OutageTooLong(
-                f"the server has been down for {waited_s:,.0f} s (--max-outage): {said}. "
-                "Resume the run when it is back"
-            )
-        return RunFault(
-            f"the host did not answer once in {waited_s:,.0f} s: {said}. "
-            "Check --base-url, then resume the run"
-        )
 
 
 class _Insistence:
@@ -219,19 +156,28 @@ class _Insistence:
     async def _next(self) -> Attempt:
         if self._pending is not None:
             attempt, self._pending = self._pending, None
+        elif self._resend_free:
+            async with self._exchanger.reconnects[self._request.method]:
+                attempt = await self._resend()
         else:
-            if self._in_doubt and self._look_again is not None:
-                found = await self._look_again()
-                if found is not Doubt.SEND_AGAIN:
-                    self._ended = True
-                    self._landed = found is Doubt.LANDED
-                    return self._last
-            attempt = await self._sender.attempt(self._request, self._change, self._understands)
+            attempt = await self._resend()
+        if self._ended:
+            return attempt
         self._last = attempt
         self._sends += attempt.sends
         self._in_doubt |= attempt.ruling.verdict is Verdict.AMBIGUOUS
         await self._weigh(attempt)
         return attempt
+
+    async def _resend(self) -> Attempt:
+        """Make another attempt, unless a look shows that there is no need, or fails."""
+        if self._in_doubt and self._look_again is not None:
+            found = await self._look_again()
+            if found is not Doubt.SEND_AGAIN:
+                self._ended = True
+                self._landed = found is Doubt.LANDED
+                return self._last
+        return await self._sender.attempt(self._request, self._change, self._understands)
 
     async def _weigh(self, attempt: Attempt) -> None:
         """Count the attempt, unless it was the server that failed and not the row."""
@@ -250,15 +196,15 @@ class _Insistence:
         """Find out whether the server is down; if so wait for it, and count no such attempt."""
         breaker = self._sender.breaker
         self._failed_at.append(self._sender.clocks.steady())
-        if self._counted > 1 and self._exchanger.names_no_host(attempt):
+        if self._counted > 1 and self._exchanger.vigil.names_no_host(attempt):
             self._sender.stop(
                 RunFault(f"{attempt.ruling.error}. Nothing was sent; mend it, then resume the run")
             )
             raise Closing
         if self._opens_breaker(attempt):
-            await self._exchanger.wait_out(self._change, attempt)
+            await self._exchanger.vigil.wait_out(self._change, attempt)
         elif self._counted >= self._most:
-            await self._exchanger.verdict()
+            await self._exchanger.vigil.verdict()
         own = [moment for moment in self._failed_at if not breaker.was_down(moment)]
         self._counted -= len(self._failed_at) - len(own)
         self._failed_at = own

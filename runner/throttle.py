@@ -18,7 +18,7 @@ from collections.abc import Callable
 import msgspec
 
 _RAMP_START = 0.25
-"""Share of the ceiling with which sending begins again after an outage."""
+"""Share of the ceiling with which sending begins again after an outage, or after a loss."""
 _MAX_DOUBLINGS = 30
 """Enough to pass every limit there is; more would leave the range of numbers."""
 
@@ -70,6 +70,7 @@ class Throttle:
         self._growth = 0
         self._held_until = -math.inf
         self._ramp_from: float | None = None
+        self._lost_at: float | None = None
         self._holds: dict[str, Hold] = {}
 
     @property
@@ -92,6 +93,8 @@ class Throttle:
         if self.in_flight >= self.ceiling:
             return math.inf
         if self._ramp_from is not None and self.in_flight >= self._ramped(now):
+            return math.inf
+        if self._lost_at is not None and self.in_flight >= max(1.0, self.ceiling * _RAMP_START):
             return math.inf
         if self._interval:
             early = self._next - now
@@ -128,8 +131,19 @@ class Throttle:
         self._held_until = until
         return True
 
+    def lost(self, now: float) -> None:
+        """Note a request without an answer: fewer may be in flight until a later one has one.
+
+        Otherwise a server that goes away would be sent all that waits before
+        anybody could know.
+        """
+        if self._lost_at is None:
+            self._lost_at = now
+
     def answered(self, *, sent_at: float) -> None:
-        """Note an answer that was not throttled: holds start small again."""
+        """Note an answer that was not throttled: holds start small again, losses are forgotten."""
+        if self._lost_at is not None and sent_at >= self._lost_at:
+            self._lost_at = None
         if self._growth and sent_at >= self._held_until:
             self._growth = 0
 

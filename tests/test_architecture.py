@@ -27,6 +27,7 @@ LAYER_IS = (
     "one trade each (rows, pace, journals, tokens ...); knows the nouns",
     "one trade that stands on another (asking, judging, adding up); knows the trades",
     "one attempt, and one account of a run: the trades that it takes, put together",
+    "what is done while the server is down",
     "one question to the API, asked until it is answered",
     "what happens to one change",
     "what happens when too many changes go wrong",

@@ -165,6 +165,21 @@ async def test_invalid_rows_that_were_skipped_do_not_count(tmp_path: Path) -> No
         assert stage.patches.total() == 20
 
 
+async def test_rows_that_contradict_each_other_are_invalid(tmp_path: Path) -> None:
+    """Two rows want one sync in two states: neither is sent, each names the other's line."""
+    async with Stage(tmp_path) as stage:
+        stage.plain(3)
+        rows = (("s1", NEW), ("s2", NEW), ("s2", OLD), ("s3", NEW))
+        stage.write({"sync_id": i, "user_id": "u1", "credential_id": c} for i, c in rows)
+        run = await stage.run(skip_invalid=True)
+
+        assert run.counts == {"updated": 2, "invalid": 2}
+        assert run.outcome(2) == run.outcome(3) == ("invalid", "invalid")
+        assert "this sync stands on line 4 as well" in run.outcomes[2]["error"]
+        assert "this sync stands on line 3 as well" in run.outcomes[3]["error"]
+        assert stage.patches == {"s1": 1, "s3": 1}
+
+
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 async def test_r2_a_redirect_is_never_followed(status: int, tmp_path: Path) -> None:
     """R2: another host is told nothing; three rows show that it is the run's fault, told once."""

@@ -266,6 +266,21 @@ def test_a_small_ceiling_is_climbed_from_one(ceiling: int) -> None:
     assert gate.in_flight == 1
 
 
+@pytest.mark.parametrize(("ceiling", "few"), [(32, 8), (4, 1), (1, 1)])
+def test_after_a_loss_fewer_are_in_flight_until_a_later_answer(ceiling: int, few: int) -> None:
+    """A lost connection may be the first of all: a quarter goes on, until one sent since answers."""
+    gate = throttle(ceiling=ceiling)
+    gate.lost(10.0)
+    gate.lost(11.0)
+    after_loss = [gate.take(11.0) for _ in range(ceiling)].count(0.0)
+    gate.answered(sent_at=9.9)
+    old_news = [gate.take(11.5) for _ in range(ceiling)].count(0.0)
+    gate.answered(sent_at=10.5)
+    since = [gate.take(12.0) for _ in range(ceiling)].count(0.0)
+
+    assert (after_loss, old_news, since) == (few, 0, ceiling - few)
+
+
 @pytest.mark.parametrize("idle_s", [60.0, 2_000.0, 1e9])
 def test_a_long_pause_after_an_outage_is_no_error(idle_s: float) -> None:
     """When nothing was sent for hours after an outage, the full ceiling is free."""
