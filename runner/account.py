@@ -9,6 +9,7 @@ import msgspec
 
 from runner import rows as reading
 from runner.check import columns_of
+from runner.errors import RunChanged
 from runner.folder import Folder, Manifest
 from runner.job import Job
 from runner.journal import scan
@@ -16,7 +17,7 @@ from runner.log import stamp
 from runner.model import Change, State
 from runner.record import EVENTS, REPORT, UNDO
 from runner.results import Index, Summary, summarize, write_files, write_summary
-from runner.rows import Columns, InputFile
+from runner.rows import Columns, InputFile, Trace
 from runner.settings import Settings
 
 SUMMARY = "summary.json"
@@ -31,6 +32,23 @@ def input_of(folder: Folder, manifest: Manifest) -> InputFile:
         {"path": folder.path / told.file, "format": told.format, "compression": told.compression},
         InputFile,
     )
+
+
+def same_input(file: InputFile, manifest: Manifest) -> None:
+    """Make sure that *file* is what the run began with. Raises `RunChanged`."""
+    known = manifest.input.sha256
+    trace = Trace()
+    try:
+        trace.whole(file.path)
+    except OSError as error:
+        raise RunChanged(
+            f"{file.path}: the input of the run cannot be read ({error.strerror}); put it back"
+        ) from None
+    if known is not None and trace.sha256 != known:
+        raise RunChanged(
+            f"{file.path}: is not the input that the run began with (SHA-256 "
+            f"{trace.sha256[:12]}…, was {known[:12]}…); put the old file back, or begin a new run"
+        )
 
 
 def index_of(folder: Folder) -> Index:
@@ -64,6 +82,7 @@ def add_up(
     if files and manifest.rows is not None:
         columns = columns_of(job, ignored=manifest.settings.ignore_columns)
         source = input_of(folder, manifest)
+        same_input(source, manifest)
         names = reading.own_columns(source)
         written = write_files(
             folder.path,

@@ -12,7 +12,7 @@ from typing import Protocol
 import msgspec
 
 from runner import retry
-from runner.errors import Fault, FaultKind, OutageTooLong, SyncshiftError
+from runner.errors import Fault, FaultKind, OutageTooLong, RunFault, SyncshiftError
 from runner.log import diagnostics, stamp
 from runner.model import Change, Request, Response, Verdict
 from runner.outage import Breaker
@@ -20,6 +20,9 @@ from runner.retry import Ruling
 from runner.throttle import THROTTLED
 from runner.tokens import TokenSource
 from runner.turnstile import Closing, Turnstile
+
+_STRANGE_ROWS = 5
+"""So many rows that meet strange answers, before any met another, are no accident."""
 
 
 class Clocks(msgspec.Struct, frozen=True):
@@ -85,6 +88,8 @@ class Sender:
         self.clocks = clocks
         self.known_good: Change | None = None
         """A row whose sync answered; a probe asks for it."""
+        self._strange_rows: set[int] | None = set()
+        """Rows whose answer was not the Sync API's; None once an answer was."""
         self._transport = transport
         self._throttle = turnstile.throttle
         self._tokens = tokens
@@ -157,6 +162,7 @@ class Sender:
         attempt = Attempt(result, ruling, sent_at, sends)
         if ruling.verdict is Verdict.ACCEPTED:
             self.known_good = change
+            self._strange_rows = None
             self.breaker.succeeded(sent_at)
             self._throttle.answered(sent_at=sent_at)
         elif ruling.verdict is Verdict.THROTTLED:
@@ -169,7 +175,22 @@ class Sender:
             self._throttle.answered(sent_at=sent_at)
         elif isinstance(result, Fault):
             self._throttle.lost(self.clocks.steady())
+        if not understood and self._strange_rows is not None:
+            self._suspect_host(change, ruling)
         return header, attempt
+
+    def _suspect_host(self, change: Change, ruling: Ruling) -> None:
+        """Stop the run when several rows, and no other, met answers that are not the Sync API's."""
+        assert self._strange_rows is not None  # noqa: S101  # the caller has looked
+        self._strange_rows.add(change.row)
+        if len(self._strange_rows) >= _STRANGE_ROWS:
+            self.stop(
+                RunFault(
+                    f"the host does not speak the Sync API: {ruling.error}. Check --base-url, "
+                    "then resume the run"
+                )
+            )
+            raise Closing
 
     def _hold(self, attempt: Attempt) -> None:
         ruling, now = attempt.ruling, self.clocks.steady()

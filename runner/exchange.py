@@ -27,6 +27,7 @@ _METHODS = ("GET", "PATCH", "POST")
 _RECONNECTS = 12
 """So many requests that found their connection gone are sent again at a time: enough to see
 that the server is gone as well before all the others are."""
+_BROKEN = 500
 _SUSPICIOUS = 3
 """So many failures of one row, while nobody succeeds, are reason to ask for another's sync."""
 
@@ -227,6 +228,9 @@ class _Insistence:
         recent = self._failed_at[-_SUSPICIOUS:]
         often = used_up or len(recent) == _SUSPICIOUS
         nobody_else = often and breaker.last_success_at < recent[0]
+        if attempt.status == _BROKEN and self._sender.known_good is None:
+            # A 500 speaks of the request, unlike 502 to 504, and there is no other sync to ask.
+            nobody_else = False
         if nobody_else or self._exchanger.budget.starved(now):
             # This row failed again and again while nobody succeeded, or retries have been
             # rationed for long: a sync that is known to be good tells whether it is the

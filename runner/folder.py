@@ -197,6 +197,12 @@ class Folder:
             ) from error
         return size, digest.hexdigest()
 
+    def _never_began(self) -> bool:
+        """Tell whether somebody was killed before the manifest was there: nothing is in it."""
+        if self.path.is_symlink() or not self.path.is_dir() or self.is_locked():
+            return False
+        return all(path.name == LOCK or path.name.endswith(".part") for path in self.path.iterdir())
+
     def _give_way(self) -> None:
         """Remove the run if its input was refused. Raises `RunExists` otherwise."""
         if (self.path / MANIFEST).is_file():
@@ -207,6 +213,9 @@ class Folder:
                     return
             finally:
                 self.unlock()
+        elif self._never_began():
+            shutil.rmtree(self.path)
+            return
         raise self._taken()
 
     def _taken(self) -> RunExists:

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 import msgspec
 
-from runner.account import index_of, input_of
+from runner.account import index_of, input_of, same_input
 from runner.check import Checked, check, columns_of, write_invalid
 from runner.errors import (
     InputError,
@@ -29,7 +29,7 @@ from runner.errors import (
 from runner.folder import Folder, Input, Manifest
 from runner.job import Job, find
 from runner.log import stamp
-from runner.rows import InputFile, Trace, recognise
+from runner.rows import FileVersion, InputFile, file_version, recognise
 from runner.settings import (
     SIGNING_KEY_VARIABLE,
     USER_TOKEN_VARIABLE,
@@ -65,6 +65,8 @@ class Opened(msgspec.Struct, frozen=True, kw_only=True):
     tokens: TokenSource
     left: int
     """Rows that are still to be carried."""
+    version: FileVersion | None
+    """Of the input, from before it was checked: what is sent was checked."""
     resumed: bool = False
 
     @property
@@ -204,6 +206,7 @@ def _checked(folder: Folder, manifest: Manifest, job: Job, tokens: TokenSource) 
         expected_allowed=not settings.no_read,
         ignored=settings.ignore_columns,
     )
+    version_of_input = file_version(file)
     checked = check(file, columns, job)
     if manifest.input.sha256 not in {None, checked.sha256}:
         raise RunChanged(f"{file.path}: the input changed while it was checked; begin again")
@@ -231,6 +234,7 @@ def _checked(folder: Folder, manifest: Manifest, job: Job, tokens: TokenSource) 
         manifest=manifest,
         job=job,
         checked=checked,
+        version=version_of_input,
         tokens=tokens,
         left=min(checked.valid - checked.duplicates, checked.rows - ended),
     )
@@ -267,18 +271,7 @@ def _same_input(folder: Folder, manifest: Manifest) -> Manifest:
         with _open(Path(told.name)) as stream:
             size, sha256 = folder.take_in(stream, told.file)
         return folder.write(_with_input(manifest, bytes=size, sha256=sha256))
-    trace = Trace()
-    try:
-        trace.whole(file.path)
-    except OSError as error:
-        raise RunChanged(
-            f"{file.path}: the input of the run cannot be read ({error.strerror}); put it back"
-        ) from None
-    if trace.sha256 != told.sha256:
-        raise RunChanged(
-            f"{file.path}: is not the input that the run began with (SHA-256 {trace.sha256[:12]}…, "
-            f"was {told.sha256[:12]}…); put the old file back, or begin a new run"
-        )
+    same_input(file, manifest)
     return manifest
 
 

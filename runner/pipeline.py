@@ -223,7 +223,7 @@ class _Hall:
                 try:
                     block = await anyio.to_thread.run_sync(next, self._blocks, None)
                 except SyncshiftError as error:
-                    self._stop(RunFault(f"the input can no longer be read: {error}"))
+                    self._stop(RunFault(f"the input can no longer be used: {error}"))
                     return
                 if block is None:
                     self._send.close()

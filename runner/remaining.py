@@ -5,20 +5,28 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from runner.check import changes
-from runner.errors import Problem
+from runner.errors import Problem, RunChanged
 from runner.model import Change, ErrorClass, Outcome, OutcomeKind
 from runner.opening import Opened
 from runner.pipeline import Work, duplicate
 from runner.results import Index, Outcomes
-from runner.rows import BadRow, read
+from runner.rows import BadRow, file_version, read
 
 
 def work_left(opened: Opened, index: Index) -> Iterator[list[Work]]:
-    """Yield what is still to do, in input order. Runs in the reader's thread."""
+    """Yield what is still to do, in input order. Runs in the reader's thread.
+
+    Raises `RunChanged` when the input is no longer what was checked.
+    """
     checked = opened.checked
     intents = index.intents(index.in_doubt())
     with Outcomes(index) as outcomes:
         for block in changes(read(checked.file, checked.columns), opened.job):
+            if file_version(checked.file) != opened.version:
+                raise RunChanged(
+                    f"{checked.file.path} was changed after it was checked; put the old file "
+                    "back and resume the run, or begin a new one"
+                )
             work = []
             for item in block:
                 number = item.number if isinstance(item, BadRow) else item.row

@@ -81,11 +81,13 @@ class Suspicions:
         self._users = max(1, users)
         self._suspects: defaultdict[tuple[str, int], list[Ending]] = defaultdict(list)
         self._convicted = False
+        self._others = False
 
     def weigh(self, ending: Ending) -> list[Ending]:
         """Return the rows that may be settled now. Raises `RunFault` on conviction."""
         ruling = ending.ruling
         if ruling is None or not ruling.halts_after:
+            self._others = True
             return [*self.acquit(), ending] if self._suspects else [ending]
         if self._convicted:
             return []
@@ -93,9 +95,9 @@ class Suspicions:
         suspects = self._suspects[str(ruling.error_class), outcome.http_status or 0]
         suspects.append(ending)
         users = {suspect.outcome.user_id for suspect in suspects}
-        if len(suspects) >= ruling.halts_after and len(users) >= min(
-            ruling.over_users, self._users
-        ):
+        enough_users = len(users) >= min(ruling.over_users, self._users)
+        nothing_else = len(suspects) > _MOST_SUSPECTS and not self._others
+        if len(suspects) >= ruling.halts_after and (enough_users or nothing_else):
             many = len(suspects) > 1
             rows = f"{len(suspects)} rows in a row ended alike, which" if many else "what a row met"
             # Rows still in flight that end well must not acquit them any more.

@@ -211,6 +211,10 @@ def _account(
 ) -> Summary:
     """Write down how the run ended, and what it adds up to. Raises `DiskFault`."""
     folder = opened.folder
+    if reason is not None and not isinstance(reason, DiskFault):
+        index = index_of(folder)
+        if index.succeeded + index.failed == opened.checked.rows:
+            reason = None  # it came when there was nothing left to stop
     manifest = msgspec.structs.replace(
         manifest,
         state=_state(reason),

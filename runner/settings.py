@@ -224,7 +224,8 @@ def resolve(
         raise SettingsError("\n".join(wrong))
     key_file = values.pop("signing_key_file", None)
     runs_dir = Path(values.pop("runs_dir", "runs"))
-    secrets = _secrets(environment, key_file)
+    by_flag = flags.get("signing-key-file") is not None
+    secrets = _secrets(environment, key_file, by_flag=by_flag)
     settings = Settings(**values)
     if settings.audience is None and settings.project_id is not None:
         audience = f"useparagon.com/{settings.project_id}"
@@ -263,8 +264,9 @@ def _from_file(path: Path) -> dict[str, Any]:
     return told
 
 
-def _secrets(environment: Mapping[str, str], key_file: str | None) -> Secrets:
-    key = environment.get(SIGNING_KEY_VARIABLE, "")
+def _secrets(environment: Mapping[str, str], key_file: str | None, *, by_flag: bool) -> Secrets:
+    # A flag goes before a variable, also where the two have different names.
+    key = "" if by_flag else environment.get(SIGNING_KEY_VARIABLE, "")
     token = environment.get(USER_TOKEN_VARIABLE, "")
     has_key = bool(key.strip()) or key_file is not None
     if has_key and token.strip():

@@ -45,7 +45,7 @@ class Vigil:
         throttle, now = sender.turnstile.throttle, sender.clocks.steady
         target = sender.known_good or change
         probe = self._probe_with(target)
-        patience_s = self._patience_s()
+        patience_s = self._patience_s(attempt)
         detail = attempt.ruling.error or ""
         opened_at = breaker.opened_at or now()
         give_up_at = opened_at + patience_s
@@ -87,13 +87,14 @@ class Vigil:
             and not self._sender.breaker.ever_succeeded
         )
 
-    def _patience_s(self) -> float:
-        longest = self._longest_s
-        return longest if self._sender.breaker.ever_succeeded else min(longest, _NEVER_REACHED_S)
+    def _patience_s(self, attempt: Attempt) -> float:
+        if self._sender.breaker.ever_succeeded or attempt.status is not None:
+            return self._longest_s
+        return min(self._longest_s, _NEVER_REACHED_S)
 
     def _too_long(self, last: Attempt, *, waited_s: float) -> SyncshiftError:
         said = last.ruling.error or ""
-        if self._sender.breaker.ever_succeeded:
+        if self._sender.breaker.ever_succeeded or last.status is not None:
             return OutageTooLong(
                 f"the server has been down for {waited_s:,.0f} s (--max-outage): {said}. "
                 "Resume the run when it is back"

@@ -546,3 +546,43 @@ def _processor_s() -> float:
 
 def _contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_finished_run_is_told_again_and_left_as_it_is(stage: Stage) -> None:
+    """`resume` of a run that has nothing left shows it; not a byte of it changes."""
+    assert stage.run(*MOVE, stage.moves(3), "--yes", "--run-id", "x").code == 0
+    before = {path.name: path.read_bytes() for path in stage.folder("x").iterdir()}
+
+    command = stage.run("resume", "x", "--yes", "--json")
+
+    assert (command.code, command.json()["verdict"]) == (0, "succeeded")
+    assert {path.name: path.read_bytes() for path in stage.folder("x").iterdir()} == before
+
+
+def test_a_host_that_speaks_of_other_things_stops_the_run(stage: Stage) -> None:
+    """Five rows that meet a page in place of the API are enough: 4, told once, rows unprocessed."""
+    path = stage.moves(60)
+    stage.simulator.faults = Faults(not_json=1.0)
+
+    command = stage.run(*MOVE, path, "--yes", "--json")
+
+    assert command.code == 4, command.err
+    assert command.json()["counts"]["unprocessed"] == 60
+    assert command.err.count("the host does not speak the Sync API") == 1
+    assert len(stage.audit) < 60
+
+
+def test_an_input_that_changes_after_its_check_is_not_sent(stage: Stage) -> None:
+    """With --no-copy, rows that nobody checked are not sent: 4, and the file is named."""
+    path = stage.moves(3_000)
+    stage.simulator.faults = Faults(latency_s=0.02)
+    command = stage.start(*MOVE, path, "--yes", "--no-copy", "--no-read", "--run-id", "x")
+    until(lambda: stage.patches() > 5, "PATCHes come")
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(b"team", b"crew"))
+    ended = command.wait()
+
+    assert ended.code in {4, 5}, ended.err
+    assert str(path) in ended.err
+    path.write_bytes(whole)
+    assert stage.run("resume", "x", "--yes").code == 0

@@ -103,7 +103,7 @@ def test_anything_else_sends_nothing(stage: Stage, answer: str) -> None:
 
 
 def test_ctrl_c_at_the_question_sends_nothing(stage: Stage) -> None:
-    """Ctrl-C instead of an answer: exit 130, nothing sent, no run left that looks begun."""
+    """Ctrl-C instead of an answer: exit 130, nothing sent, and the run can be gone on with."""
     terminal = begin(stage)
     terminal.type(CTRL_C)
     terminal.wait()
@@ -112,7 +112,9 @@ def test_ctrl_c_at_the_question_sends_nothing(stage: Stage) -> None:
     assert terminal.shown.endswith("\n")
     assert "Traceback" not in terminal.shown
     assert stage.audit == []
-    assert stage.manifest("x")["state"] == "refused"
+    assert stage.manifest("x")["state"] == "checking"
+    assert "syncshift resume x" in terminal.shown
+    assert stage.run("resume", "x", "--yes").code == 0
 
 
 def test_a_no_to_resume_leaves_the_run_as_it_was(stage: Stage) -> None:

@@ -377,3 +377,16 @@ def test_an_input_that_cannot_be_read_is_the_inputs_fault(folder: Folder, tmp_pa
     unreadable = (tmp_path / "for-writing-only").open("wb")
     with unreadable, pytest.raises(InputError, match="the input cannot be read"):
         folder.take_in(unreadable, "input.csv")
+
+
+def test_a_folder_whose_maker_was_killed_at_once_is_taken_over(tmp_path: Path) -> None:
+    """Before its manifest is there a run is nothing: its name can be had again, with its files."""
+    left = tmp_path / "friday"
+    left.mkdir(parents=True)
+    (left / "lock").touch()
+    (left / ".run.json.part").write_text("{")
+
+    folder = Folder.create(tmp_path, "friday", wall_clock_s=0)
+
+    assert sorted(path.name for path in folder.path.iterdir()) == ["lock"]
+    folder.unlock()

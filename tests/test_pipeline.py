@@ -245,7 +245,7 @@ async def test_an_input_that_can_no_longer_be_read_stops_the_run() -> None:
 
     await flow(source(), carry, bench.sink, workers=2, stop=bench.stop)
 
-    assert str(bench.stop.reason) == "the input can no longer be read: input.csv: breaks off"
+    assert str(bench.stop.reason) == "the input can no longer be used: input.csv: breaks off"
     assert set(bench.rows) <= set(range(1, 6))
 
 

@@ -321,7 +321,7 @@ async def test_a_host_that_is_no_sync_api_stops_at_the_first_row(tmp_path: Path)
 
 
 async def test_many_suspects_of_few_users_are_those_users_own(tmp_path: Path) -> None:
-    """More than a hundred 401s of one user among many do not pile up without end."""
+    """More than a hundred 401s of one user are that user's own once others got through."""
     async with Stage(tmp_path, concurrency=4) as stage:
         stage.plain(5, users=5)
         ids = [f"x{n}" for n in range(1, 151)]
@@ -329,7 +329,7 @@ async def test_many_suspects_of_few_users_are_those_users_own(tmp_path: Path) ->
         users = [{"sync_id": f"s{n}", "user_id": f"u{n % 5 + 1}"} for n in range(1, 6)]
         stage.write(
             {**row, "credential_id": NEW}
-            for row in [*({"sync_id": i, "user_id": "u9"} for i in ids), *users]
+            for row in [*users, *({"sync_id": i, "user_id": "u9"} for i in ids)]
         )
         honest = stage.checker
 
@@ -341,6 +341,19 @@ async def test_many_suspects_of_few_users_are_those_users_own(tmp_path: Path) ->
         run = await stage.run(max_failures="100%")
 
         assert run.counts == {"updated": 5, "rejected": 150}
+
+
+async def test_many_suspects_and_nothing_else_are_the_run(tmp_path: Path) -> None:
+    """When a hundred rows were refused and no other row has ended, it is more than one user."""
+    async with Stage(tmp_path, concurrency=4) as stage:
+        stage.sim.add(SyncRecord(id="s", user="u1", credential_id=OLD))
+        rows = [(f"x{n}", "u9") for n in range(150)] + [(f"y{n}", f"u{n}") for n in range(4)]
+        stage.write({"sync_id": i, "user_id": u, "credential_id": NEW} for i, u in rows)
+        stage.checker = lambda _: None
+        run = await stage.run(max_failures="100%")
+
+        assert run.summary.exit_code == 4
+        assert run.counts == {"unprocessed": 154}
 
 
 @in_fast_motion(10)

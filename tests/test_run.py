@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import pytest
 
 from runner.account import SUMMARY, add_up, holds_of
-from runner.errors import DiskFault, InputError, SettingsError, SyncshiftError
+from runner.errors import DiskFault, RunChanged, SettingsError, SyncshiftError
 from runner.folder import Folder
 from runner.journal import Journal
 from runner.live import Live
@@ -371,7 +371,9 @@ class TestAccount:
             stage.plain(5)
             run = await stage.run()
             (run.path / "input.csv").unlink()
-            with pytest.raises(InputError, match=r"input\.csv"):
+            with pytest.raises(
+                RunChanged, match=r"input\.csv: the input of the run cannot be read"
+            ):
                 add_up(run.opened.folder, run.opened.folder.read(), run.opened.job)
 
 
@@ -515,7 +517,7 @@ async def test_a_journal_that_cannot_be_opened_sends_nothing(tmp_path: Path) -> 
 
 
 async def test_an_input_that_shrinks_meanwhile_is_noticed(tmp_path: Path) -> None:
-    """Rows that are suddenly not there are missed when it is added up; put back, they are done."""
+    """An input that is changed under the run stops it, and resume takes the old one only."""
     async with Stage(tmp_path) as stage:
         records = [SyncRecord(id=f"s{n}", user="u1", credential_id=NEW) for n in range(2500)]
         stage.sim.add(*records)
@@ -524,7 +526,7 @@ async def test_an_input_that_shrinks_meanwhile_is_noticed(tmp_path: Path) -> Non
         copy = opened.folder.path / "input.csv"
         whole = copy.read_bytes()
         stage.after(20, lambda: copy.write_bytes(whole[: len(whole) // 2]))
-        with pytest.raises(SyncshiftError, match="the input ended after row"):
+        with pytest.raises(RunChanged, match=r"input\.csv: is not the input that the run began"):
             await stage.carry(opened)
 
         assert not opened.folder.is_locked()

@@ -341,8 +341,8 @@ def test_one_secret_is_taken_from_the_environment(tmp_path: Path) -> None:
             ("PARAGON_USER_TOKEN", "--signing-key-file"),
         ),
         (
-            {"PARAGON_SIGNING_KEY": KEY},
-            {"signing-key-file": "k.pem"},
+            {"PARAGON_SIGNING_KEY": KEY, "PARAGON_SIGNING_KEY_FILE": "k.pem"},
+            {},
             ("PARAGON_SIGNING_KEY", "--signing-key-file"),
         ),
     ],
@@ -358,6 +358,15 @@ def test_two_secrets_are_one_too_many(
     assert "unset one of them" in str(refusal.value)
     assert "eyJ" not in str(refusal.value)
     assert "c2Vj" not in str(refusal.value)
+
+
+def test_a_key_file_by_flag_goes_before_a_key_in_the_environment(tmp_path: Path) -> None:
+    """The key has one setting, whatever its form: the flag wins."""
+    resolved = settle(
+        tmp_path, environment={"PARAGON_SIGNING_KEY": KEY}, flags={"signing-key-file": "k.pem"}
+    )
+
+    assert resolved.secrets == Secrets(signing_key_file=Path("k.pem"))
 
 
 def test_x1_settings_hold_no_secret(tmp_path: Path) -> None:

@@ -268,7 +268,7 @@ def test_a_small_ceiling_is_climbed_from_one(ceiling: int) -> None:
 
 @pytest.mark.parametrize(("ceiling", "few"), [(32, 8), (4, 1), (1, 1)])
 def test_after_a_loss_fewer_are_in_flight_until_a_later_answer(ceiling: int, few: int) -> None:
-    """A lost connection may be the first of all: a quarter goes on, until one sent since answers."""
+    """A lost connection may be the first of all: a quarter goes on until a later one answers."""
     gate = throttle(ceiling=ceiling)
     gate.lost(10.0)
     gate.lost(11.0)

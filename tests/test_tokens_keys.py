@@ -135,7 +135,7 @@ ENCRYPTED = (
     "Decrypt it to a private file first: openssl pkey -in ENCRYPTED.pem -out KEY.pem"
 )
 OPENSSH = f"KEY holds a key in OpenSSH's own format, which is not the one Paragon issues. {GET}"
-NOT_PEM = f"KEY is not PEM: it has no line that says BEGIN PRIVATE KEY. {GET}"
+NOT_PEM = f"KEY is not PEM: it has no first line of a private key. {GET}"
 NOT_BASE64 = f"KEY is damaged: what stands between its BEGIN and END lines is not base64. {AGAIN}"
 NOT_A_KEY = (
     "KEY is damaged: what stands between its BEGIN and END lines is base64, "

@@ -65,7 +65,7 @@ def _in_our_words(error: CycloptsError) -> str:
 def _refuse(error: SyncshiftError, *, as_json: bool) -> int:
     from runner.cli import screen
 
-    screen.tell_error(error, as_json=as_json and error.exit_code in {2, 5})
+    screen.tell_error(error, as_json=as_json)
     return error.exit_code
 
 

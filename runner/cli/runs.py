@@ -141,6 +141,8 @@ def _see_through(
     from runner.opening import give_up
 
     opened = open_run(screen.warn)
+    if opened.resumed and opened.manifest.state == "finished":
+        return _tell_again(opened, output)
     try:
         left = opened.left
         asks = left > 0 and not yes
@@ -149,7 +151,10 @@ def _see_through(
         if asks and not screen.ask(f"Send up to {left:,} changes?"):
             raise NotConfirmed("not confirmed; nothing was sent")
     except KeyboardInterrupt:
-        give_up(opened, NotConfirmed("interrupted before anything was sent"))
+        opened.tokens.close()
+        opened.folder.unlock()
+        run_id = opened.folder.run_id
+        screen.warn(f"nothing was sent; go on whenever you like: syncshift resume {run_id}")
         raise
     except SyncshiftError as refusal:
         give_up(opened, refusal)
@@ -158,6 +163,17 @@ def _see_through(
     _tell(opened, summary, output)
     code = summary.exit_code
     return 1 if code is None else code
+
+
+def _tell_again(opened: Opened, output: Output) -> int:
+    """Show what a run came to that has nothing left, and leave it as it is."""
+    from runner.account import add_up
+
+    opened.tokens.close()
+    opened.folder.unlock()
+    summary = add_up(opened.folder, opened.manifest, opened.job, files=False)
+    _tell(opened, summary, output)
+    return summary.exit_code or 0
 
 
 def _carry(opened: Opened, *, quiet: bool) -> Summary:

@@ -23,7 +23,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from runner.errors import InputError, SyncshiftError
+from runner.errors import InputError, RunStopped, SyncshiftError
 from runner.model import SUCCEEDED
 from runner.secret import scrub
 
@@ -93,17 +93,20 @@ def warn(text: str) -> None:
 
 
 def tell_error(error: SyncshiftError, *, as_json: bool) -> None:
-    """Print what went wrong; on exit 2 or 5 with *as_json* also as JSON on standard output."""
+    """Print what went wrong; with *as_json* also as JSON on standard output."""
     console = errors()
     console.print(f"[bold red]error[/]: {escape(plain(str(error)))}")
     problems = error.problems if isinstance(error, InputError) else ()
-    for problem in problems:
+    # A single problem of the whole file is what the error itself says.
+    shown = () if len(problems) == 1 and problems[0].reason in str(error) else problems
+    for problem in shown:
         console.print(f"  {escape(plain(str(problem)))}")
     if isinstance(error, InputError) and error.total > len(problems):
         console.print(f"  … and {error.total - len(problems):,} more")
     if as_json:
         listed: list[Any] = list(problems) or [{"reason": plain(str(error))}]
-        write_json({"verdict": "refused", "problems": listed})
+        verdict = "stopped" if error.exit_code == RunStopped.exit_code else "refused"
+        write_json({"verdict": verdict, "problems": listed})
 
 
 def write_json(value: Any) -> None:
@@ -254,7 +257,9 @@ def result(summary: Summary, *, folder: str, reason: str | None) -> RenderableTy
         known["why"] = reason
     if summary.error_classes:
         known["errors"] = ", ".join(f"{n:,} {name}" for name, n in summary.error_classes.items())
-    known["sent"] = f"{summary.attempts:,} PATCHes, {summary.resyncs:,} re-syncs started"
+    known["sent"] = (
+        f"{summary.attempts:,} PATCHes; {summary.resyncs:,} changes that start a re-sync"
+    )
     if summary.rate:
         known["pace"] = f"{summary.rate:,.0f} rows/s" + _latency(summary)
     if summary.waits:

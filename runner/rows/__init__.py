@@ -6,7 +6,14 @@ records in `table` (CSV) and `lines` (JSONL), judged row by row in `columns` and
 """
 
 from runner.rows.columns import Columns
-from runner.rows.files import InputFile, Trace, recognise, refused
+from runner.rows.files import (
+    FileVersion,
+    InputFile,
+    Trace,
+    file_version,
+    recognise,
+    refused,
+)
 from runner.rows.plan import BadRow
 from runner.rows.reading import Record, own_columns, read, records
 from runner.rows.text import inert, shown
@@ -14,9 +21,11 @@ from runner.rows.text import inert, shown
 __all__ = [
     "BadRow",
     "Columns",
+    "FileVersion",
     "InputFile",
     "Record",
     "Trace",
+    "file_version",
     "inert",
     "own_columns",
     "read",

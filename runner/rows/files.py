@@ -58,6 +58,23 @@ class InputFile(msgspec.Struct, frozen=True):
     compression: Compression | None = None
 
 
+class FileVersion(msgspec.Struct, frozen=True):
+    """What changes when a file is changed, as far as a look at its folder shows."""
+
+    inode: int
+    size: int
+    changed_ns: int
+
+
+def file_version(file: InputFile) -> FileVersion | None:
+    """Return which version of *file* is there now; None when there is none."""
+    try:
+        found = file.path.stat()
+    except OSError:
+        return None
+    return FileVersion(found.st_ino, found.st_size, found.st_mtime_ns)
+
+
 class Trace:
     """What one whole reading learns about a file besides its rows.
 

@@ -50,7 +50,7 @@ _PATH = (
     "holds what looks like the path of a file, not a key. "
     "Give the path with --signing-key-file or in PARAGON_SIGNING_KEY_FILE."
 )
-_NOT_PEM = f"is not PEM: it has no line that says BEGIN PRIVATE KEY. {_GET}"
+_NOT_PEM = f"is not PEM: it has no first line of a private key. {_GET}"
 _NO_BEGIN = f"is cut off: the '-----BEGIN PRIVATE KEY-----' line is missing. {_AGAIN}"
 _NO_END = f"is cut off: the '-----END PRIVATE KEY-----' line is missing. {_AGAIN}"
 _ENCRYPTED = (
