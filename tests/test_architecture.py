@@ -296,7 +296,7 @@ def test_a_file_has_one_job(path: str) -> None:
 @pytest.mark.parametrize(
     ("pattern", "what"),
     [
-        (rb"https?://\S*/simple\b|python[h]osted|index-url[= ]+\S", "an index address"),
+        (rb"https?://\S*/[s]imple\b|python[h]osted|index[-]url[= ]+\S", "an index address"),
         (rb"(?<![\w.])/(?:work|root|farm|home|Users)/\w", "a path of somebody's machine"),
     ],
     ids=["index", "machine"],
