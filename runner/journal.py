@@ -29,6 +29,10 @@ from runner.errors import DiskFault, JournalDamaged
 _TAIL = len('00000000"}\n')
 _MARK = b',"crc":"'
 _BLOCK = 1 << 20
+_SPACING_S = 0.015
+"""From one commit to the next while many wait: each costs as much as sending a few rows does."""
+_MANY = 12
+"""Callers of one commit that make a crowd; fewer are served at once."""
 
 
 class Line(msgspec.Struct, frozen=True, gc=False):
@@ -116,6 +120,10 @@ class Committer:
         self._waiting: list[asyncio.Future[None]] = []
         self._group: list[asyncio.Future[None]] = []
         self._busy_since: float | None = None
+        self._asked = False
+        self._began = 0
+        self._ended = 0
+        self._began_at = 0.0
         self._jobs: queue.SimpleQueue[list[tuple[Journal, bytes]] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._serve, name="journal", daemon=True)
         self._thread.start()
@@ -133,10 +141,20 @@ class Committer:
             future.set_exception(self.failure)
         else:
             self._waiting.append(future)
-            if self._busy_since is None:
-                self._busy_since = self._clock()
-                self._loop.call_soon(self._commit)
+            self.commit()
         return future
+
+    def commit(self) -> int:
+        """Have all that was appended so far written soon; return the number of that commit."""
+        self._asked = True
+        if self._busy_since is None and self.failure is None:
+            self._busy_since = self._clock()
+            self._loop.call_soon(self._commit)
+        return self._began + 1
+
+    def has_ended(self, commit: int) -> bool:
+        """Whether everything of *commit* is on disk. If it failed, `durable` tells why."""
+        return commit <= self._ended
 
     def slow_since(self, now: float, *, patience_s: float = 1.0) -> float | None:
         """Return since when the disk has kept everybody waiting, or None."""
@@ -159,6 +177,9 @@ class Committer:
 
     def _commit(self) -> None:
         self._busy_since = self._clock()
+        self._began_at = self._loop.time()
+        self._began += 1
+        self._asked = False
         self._group, self._waiting = self._waiting, []
         self._jobs.put([(j, data) for j in self._journals if (data := j.take())])
 
@@ -185,16 +206,20 @@ class Committer:
             self.failure = failure
             group += self._waiting
             self._waiting = []
+        else:
+            self._ended = self._began
         for future in group:
             if not future.done():
                 if failure is None:
                     future.set_result(None)
                 else:
                     future.set_exception(failure)
-        if self._waiting:
+        if not self._asked or failure is not None:
+            self._busy_since = None
+        elif len(group) < _MANY:
             self._loop.call_soon(self._commit)
         else:
-            self._busy_since = None
+            self._loop.call_at(self._began_at + _SPACING_S, self._commit)
 
 
 def write_whole(fd: int, data: bytes) -> None:

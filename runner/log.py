@@ -19,12 +19,12 @@ LEVELS = ("debug", "info", "warning", "error")
 
 def stamp(now_s: float) -> str:
     """Return *now_s*, seconds since the epoch, as RFC 3339 in UTC with milliseconds."""
-    global _last, _text  # a cache of one: rows come many to the millisecond
-    ms = int(now_s * 1000)
-    if ms != _last:
-        moment = datetime.datetime.fromtimestamp(ms / 1000, datetime.UTC)
-        _last, _text = ms, f"{moment:%Y-%m-%dT%H:%M:%S}.{ms % 1000:03d}Z"
-    return _text
+    global _last, _text  # a cache of one: rows come many to the second
+    second, ms = divmod(int(now_s * 1000), 1000)
+    if second != _last:
+        moment = datetime.datetime.fromtimestamp(second, datetime.UTC)
+        _last, _text = second, f"{moment:%Y-%m-%dT%H:%M:%S}"
+    return f"{_text}.{ms:03d}Z"
 
 
 _last = -1

@@ -1,9 +1,10 @@
 """Moves changes from a source through a step into a sink, many at a time.
 
 The source is read a block at a time in a thread; a full house stops it. A
-worker carries one change at a time and takes the next only when the outcome of
-the last is on disk. There are more workers than requests in flight, because a
-worker that waits for the disk holds no slot.
+worker carries one change at a time and is at most one outcome ahead of the disk:
+that of the last change is on disk before anything is sent for the next. There are
+more workers than requests in flight, because a worker that waits for the disk
+holds no slot.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import contextlib
 import gc
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
+from typing import Protocol
 
 import anyio
 import anyio.to_thread
@@ -67,6 +69,22 @@ class Stop:
         self._turnstile.close()
 
 
+class Commits(Protocol):
+    """What gets outcomes onto the disk; `runner.journal.Committer` is the one there is."""
+
+    def commit(self) -> int:
+        """Have all that was written down so far put on disk soon; return the commit's number."""
+        ...
+
+    def has_ended(self, commit: int) -> bool:
+        """Whether everything of *commit* is on disk."""
+        ...
+
+    def durable(self) -> Awaitable[None]:
+        """Return what ends once all that was written down is on disk, or raises `DiskFault`."""
+        ...
+
+
 class Sink:
     """Where rows end: weighs, writes down, counts, and sees to the duplicates."""
 
@@ -74,7 +92,7 @@ class Sink:
         self,
         *,
         settle: Callable[[Outcome], None],
-        durable: Callable[[], Awaitable[None]],
+        commits: Commits,
         stop: Stop,
         limit: FailureLimit,
         suspicions: Suspicions,
@@ -83,7 +101,7 @@ class Sink:
     ) -> None:
         """*duplicates_of* a row gives (row, line) of the later rows that ask for the same."""
         self._settle = settle
-        self._durable = durable
+        self._commits = commits
         self._stop = stop
         self._limit = limit
         self._suspicions = suspicions
@@ -108,9 +126,17 @@ class Sink:
         for ending in self._suspicions.acquit():
             self._write(ending.outcome)
 
-    async def durable(self) -> None:
-        """Return once everything that has ended is on disk. Raises `DiskFault`."""
-        await self._durable()
+    def commit(self) -> int:
+        """Have everything that has ended written soon; return a mark for `durable`."""
+        return self._commits.commit()
+
+    async def durable(self, mark: int | None = None) -> None:
+        """Return once everything that had ended at *mark*, or now, is on disk.
+
+        Raises `DiskFault`.
+        """
+        if mark is None or not self._commits.has_ended(mark):
+            await self._commits.durable()
 
     def _write(self, outcome: Outcome) -> None:
         self._settle(outcome)
@@ -251,6 +277,7 @@ async def _work(
     sink: Sink,
     stop: Stop,
 ) -> None:
+    mark = 0
     while (item := await hall.take()) is not None:
         try:
             if item.change is not None:
@@ -261,7 +288,10 @@ async def _work(
                     sink.tally.carried -= 1
             elif item.known is not None:
                 sink.end_known(item.known)
-            await sink.durable()
+            # The outcome before this one: a worker is one ahead of the disk, never two. What
+            # it sends next leaves after the intent, which is written after this outcome.
+            await sink.durable(mark)
+            mark = sink.commit()
         except Closing:
             return
         except DiskFault as fault:

@@ -161,7 +161,7 @@ async def _carry(
 def _sink(opened: Opened, record: Record, stop: Stop, limit: FailureLimit, index: Index) -> Sink:
     return Sink(
         settle=record.settle,
-        durable=record.durable,
+        commits=record.committer,
         stop=stop,
         limit=limit,
         suspicions=Suspicions(users=opened.checked.users),

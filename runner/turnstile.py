@@ -80,9 +80,13 @@ class Turnstile:
         try:
             if self.closed:
                 raise Closing
-            waited_for = self._queue or self._writes
-            if probe or waited_for or self.throttle.take(self._clock()) > 0:
-                await self._wait(self._writes if approached else self._queue, probe=probe)
+            if probe:
+                await self._probe()
+            elif self._queue or self._writes:
+                await self._wait(self._writes if approached else self._queue)
+            elif (wait := self.throttle.take(self._clock())) > 0:
+                self._set_timer(wait)
+                await self._wait(self._writes if approached else self._queue)
         finally:
             if approached:
                 self._withdraw()
@@ -119,16 +123,16 @@ class Turnstile:
                 if not future.done():
                     future.set_exception(Closing())
 
-    async def _wait(self, queue: deque[asyncio.Future[None]], *, probe: bool) -> None:
-        if probe:
-            # A probe has no queue: it is the only one that may pass an outage.
-            while (wait := self.throttle.take(self._clock(), probe=True)) > 0:
-                await self.sleep(min(wait, 0.05))
-            return
+    async def _probe(self) -> None:
+        # A probe has no queue: it is the only one that may pass an outage.
+        while (wait := self.throttle.take(self._clock(), probe=True)) > 0:
+            await self.sleep(min(wait, 0.05))
+
+    async def _wait(self, queue: deque[asyncio.Future[None]]) -> None:
+        """Queue up. Whoever waits at the head has a timer, or a slot to come back, to wake it."""
         while True:
             future = asyncio.get_running_loop().create_future()
             queue.append(future)
-            self._pump()
             await self._turn(future, queue, self.leave)
             if not self.closed and not self.throttle.is_held(self._clock()):
                 return
@@ -136,6 +140,8 @@ class Turnstile:
             self.leave()
             if self.closed:
                 raise Closing
+            # Once this one stands in the queue again.
+            asyncio.get_running_loop().call_soon(self._pump)
 
     async def _turn(
         self,
@@ -175,14 +181,7 @@ class Turnstile:
             # A hold that stays ends with a nudge; looking for its end would never stop.
             ends = (hold.until - now for hold in self.throttle.holds(now) if not hold.stays)
             wait = min(ends, default=math.inf)
-        if wait < math.inf and not self.closed:
-            loop = asyncio.get_running_loop()
-            if wait < _TIMER_GRAIN_S:
-                self._timer = loop.call_soon(self._pump)
-            else:
-                self._timer = loop.call_later(
-                    max(_TIMER_GRAIN_S, wait - _TIMER_GRAIN_S), self._pump
-                )
+        self._set_timer(wait)
 
     def _has_room(self) -> bool:
         return self._approaching < self._look_ahead and not self.throttle.is_held(self._clock())
@@ -191,6 +190,16 @@ class Turnstile:
         self._approaching -= 1
         if self._aspirants:
             self._pump()
+
+    def _set_timer(self, wait: float) -> None:
+        if wait == math.inf or self.closed:
+            return  # a slot that comes back, or a nudge, is what wakes the next one
+        self._stop_timer()
+        loop = asyncio.get_running_loop()
+        if wait < _TIMER_GRAIN_S:
+            self._timer = loop.call_soon(self._pump)
+        else:
+            self._timer = loop.call_later(max(_TIMER_GRAIN_S, wait - _TIMER_GRAIN_S), self._pump)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
