@@ -11,7 +11,7 @@ import shutil
 import socket
 import time
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 import msgspec
 
@@ -51,8 +51,17 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     settings: Settings
     versions: dict[str, str]
     parent: str | None = None
+    """The run that this one goes back to."""
+    relation: Literal["retry", "rollback"] | None = None
+    """What this run is to its parent."""
+    is_plan: bool = False
+    """Begun by ``plan``: nothing is sent before ``apply``."""
+    planned: str | None = None
+    """When its plan was begun, if it was finished since."""
+    applied: str | None = None
+    """When ``apply`` took it up."""
     state: str = "checking"
-    """checking, running, stopped, interrupted, finished or refused."""
+    """checking, planned, running, stopped, interrupted, finished or refused."""
     rows: int | None = None
     """Rows of the input; None until it was checked."""
     users: int | None = None

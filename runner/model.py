@@ -137,6 +137,12 @@ class OutcomeKind(enum.StrEnum):
     """The API will never accept it; ``error_class`` says why."""
     EXHAUSTED = "exhausted"
     """Attempts used up; if sent, it may or may not have landed."""
+    UNCONFIRMED = "unconfirmed"
+    """Accepted, but not seen in force in time."""
+    ERRORED = "errored"
+    """Accepted, and the sync then went into ``ERRORED``."""
+    IRREVERSIBLE = "irreversible"
+    """A row of a rollback whose before-image cannot be restored; nothing sent."""
 
 
 SUCCEEDED = frozenset({OutcomeKind.UPDATED, OutcomeKind.UNCHANGED, OutcomeKind.DUPLICATE})
@@ -150,6 +156,8 @@ class Proof(enum.StrEnum):
     """The API said that it will act."""
     CONFIRMED = "confirmed"
     """A read shows the desired state."""
+    RESYNCED = "resynced"
+    """The re-sync that the change started has ended."""
 
 
 class ErrorClass(enum.StrEnum):
@@ -168,6 +176,9 @@ class ErrorClass(enum.StrEnum):
     TIMEOUT = "timeout"
     CONNECTION = "connection"
     PROTOCOL = "protocol"
+    UNCONFIRMED = "unconfirmed"
+    ERRORED = "errored"
+    IRREVERSIBLE = "irreversible"
     INTERNAL = "internal"
 
 
@@ -184,6 +195,19 @@ class Intent(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     seen: Sighting | None
     desired: State
     timestamp: str
+
+
+class Acceptance(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """The API took a row's request, and its effect is to be proved: a line of the report."""
+
+    row: int
+    accepted_at: str
+    """RFC 3339 in UTC, by the server's clock (``Date``) where it told one, else by ours."""
+    http_status: int | None = None
+    """None: no answer came, and a later read showed the change in force."""
+    request_id: str | None = None
+    attempts: int = 0
+    """PATCHes sent."""
 
 
 class Outcome(msgspec.Struct, frozen=True, gc=False, kw_only=True):
@@ -213,6 +237,55 @@ class Outcome(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     def succeeded(self) -> bool:
         """Whether the row counts as succeeded."""
         return self.outcome in SUCCEEDED
+
+
+class FindingKind(enum.StrEnum):
+    """What a look at one sync told, compared with what is wanted of it."""
+
+    CHANGE = "change"
+    """It is not so yet, and can be changed."""
+    UNCHANGED = "unchanged"
+    """It is so already."""
+    CONFLICTED = "conflicted"
+    """It is not in the state from which alone the row may change it."""
+    BLOCKED = "blocked"
+    """The API refuses the row: no such sync of this user, or the token is not accepted."""
+    UNKNOWN = "unknown"
+    """The API does not tell, or could not be asked."""
+    INVALID = "invalid"
+    """Could not become a change."""
+    DUPLICATE = "duplicate"
+    """An earlier row asks for the same."""
+    IN_FORCE = "in_force"
+    """It is as the run left it."""
+    DRIFTED = "drifted"
+    """It is something else by now."""
+    GONE = "gone"
+    """There is no such sync of this user any more."""
+    NOT_TOLD = "not_told"
+    """The API does not tell, or could not be asked."""
+
+
+class Finding(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """What a look at one row's sync told: one line of ``plan.jsonl`` or ``verify-*.jsonl``."""
+
+    v: int = 1
+    row: int
+    line: int
+    sync_id: str
+    user_id: str
+    finding: FindingKind
+    before: State | None = None
+    """What the look showed; None: nothing was told."""
+    seen: Sighting | None = None
+    desired: State | None = None
+    resync: bool = False
+    """Whether the change would start a full re-sync."""
+    http_status: int | None = None
+    error_class: ErrorClass | None = None
+    error: str | None = None
+    """Why it is so, or what to mind although it is."""
+    timestamp: str = ""
 
 
 def encode_json(value: Any) -> bytes:

@@ -13,32 +13,22 @@ import contextlib
 import gc
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import anyio
 import anyio.to_thread
 import msgspec
 
 from runner.errors import DiskFault, RunFault, RunStopped, SyncshiftError
-from runner.model import Change, ErrorClass, Intent, Outcome, OutcomeKind
+from runner.model import ErrorClass, Outcome, OutcomeKind
 from runner.rollout import FailureLimit, Suspicions
-from runner.steps import Ending
+from runner.steps import Ending, Work
 from runner.turnstile import Closing, Turnstile
 
 _WORKERS_PER_SLOT = 3
 _FEWEST_WORKERS = 12
 """Enough for as many rows to be under way as it takes to see that the server is down."""
 _COLLECT_AFTER = 10_000
-
-
-class Work(msgspec.Struct, frozen=True, gc=False):
-    """One row that is to be carried, or whose end is known already."""
-
-    change: Change | None = None
-    intent: Intent | None = None
-    """What an earlier run wrote down about it without learning how it ended."""
-    known: Outcome | None = None
-    """How it ends without being carried: invalid, or a duplicate of a row settled before."""
 
 
 class Tally(msgspec.Struct):
@@ -82,6 +72,36 @@ class Commits(Protocol):
 
     def durable(self) -> Awaitable[None]:
         """Return what ends once all that was written down is on disk, or raises `DiskFault`."""
+        ...
+
+
+_EndingT = TypeVar("_EndingT")
+_EndingT_contra = TypeVar("_EndingT_contra", contravariant=True)
+
+
+class Ends(Protocol[_EndingT_contra]):
+    """What a flow needs of the place where rows end; `Sink` is that of runs that send."""
+
+    tally: Tally
+
+    def end(self, ending: _EndingT_contra) -> None:
+        """Take in how a row ended."""
+        ...
+
+    def end_known(self, outcome: Outcome) -> None:
+        """Take in a row that ended without being carried."""
+        ...
+
+    def acquit(self) -> None:
+        """Take in that the input has ended."""
+        ...
+
+    def commit(self) -> int:
+        """Have everything that has ended written soon; return a mark for `durable`."""
+        ...
+
+    async def durable(self, mark: int | None = None) -> None:
+        """Return once everything that had ended at *mark*, or now, is on disk."""
         ...
 
 
@@ -188,8 +208,8 @@ def workers_for(*, concurrency: int, rows: int) -> int:
 
 async def flow(
     blocks: Iterator[list[Work]],
-    carry: Callable[[Change, Intent | None], Awaitable[Ending]],
-    sink: Sink,
+    carry: Callable[[Work], Awaitable[_EndingT]],
+    sink: Ends[_EndingT],
     *,
     workers: int,
     stop: Stop,
@@ -273,8 +293,8 @@ class _Hall:
 
 async def _work(
     hall: _Hall,
-    carry: Callable[[Change, Intent | None], Awaitable[Ending]],
-    sink: Sink,
+    carry: Callable[[Work], Awaitable[_EndingT]],
+    sink: Ends[_EndingT],
     stop: Stop,
 ) -> None:
     mark = 0
@@ -283,7 +303,7 @@ async def _work(
             if item.change is not None:
                 sink.tally.carried += 1
                 try:
-                    sink.end(await carry(item.change, item.intent))
+                    sink.end(await carry(item))
                 finally:
                     sink.tally.carried -= 1
             elif item.known is not None:

@@ -8,9 +8,10 @@ from runner.check import changes
 from runner.errors import Problem, RunChanged
 from runner.model import Change, ErrorClass, Outcome, OutcomeKind
 from runner.opening import Opened
-from runner.pipeline import Work, duplicate
+from runner.pipeline import duplicate
 from runner.results import Index, Outcomes
 from runner.rows import BadRow, file_version, read
+from runner.steps import Work
 
 
 def work_left(opened: Opened, index: Index) -> Iterator[list[Work]]:

@@ -18,6 +18,7 @@ import msgspec
 
 from runner.address import DEFAULT_BASE_URL, base_url
 from runner.errors import SettingsError
+from runner.model import Proof
 from runner.secret import Secret
 
 FILE_NAME = "syncshift.toml"
@@ -49,8 +50,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """An attempt, from connecting to the last byte of the answer."""
     max_outage_s: float = 900.0
     """How long to wait for a server that is down."""
-    until: str = "accepted"
-    """How far each row is carried."""
+    until: str | None = None
+    """How far each row is carried; None: rows that start a re-sync until it has ended, others
+    until they are accepted."""
+    confirm_timeout_s: float = 60.0
+    """How long an accepted change may take to be in force."""
+    resync_timeout_s: float = 21_600.0
+    """How long a re-sync may take."""
     no_read: bool = False
     """Send without reading first."""
     skip_invalid: bool = False
@@ -136,8 +142,8 @@ def _names(value: Any) -> tuple[str, ...]:
 
 
 def _until(value: Any) -> str:
-    if value != "accepted":
-        raise ValueError("must be accepted")
+    if value not in {proof.value for proof in Proof}:
+        raise ValueError("must be accepted, confirmed or resynced")
     return str(value)
 
 
@@ -165,6 +171,8 @@ _KNOBS = {
         _Knob("timeout", _positive_duration, "timeout_s"),
         _Knob("max-outage", _positive_duration, "max_outage_s"),
         _Knob("until", _until, "until"),
+        _Knob("confirm-timeout", _positive_duration, "confirm_timeout_s"),
+        _Knob("resync-timeout", _positive_duration, "resync_timeout_s"),
         _Knob("no-read", _truth, "no_read"),
         _Knob("skip-invalid", _truth, "skip_invalid"),
         _Knob("ignore-column", _names, "ignore_columns"),

@@ -17,8 +17,10 @@ from runner.exchange import Doubt, Exchange, Exchanger
 from runner.job import Job
 from runner.log import diagnostics, stamp
 from runner.model import (
+    Acceptance,
     Change,
     ErrorClass,
+    Finding,
     Intent,
     Outcome,
     OutcomeKind,
@@ -30,6 +32,20 @@ from runner.model import (
 from runner.record import Record
 from runner.retry import Ruling, judge
 from runner.turnstile import Closing, Turnstile
+
+
+class Work(msgspec.Struct, frozen=True, gc=False):
+    """One row that is to be carried, or whose end is known already."""
+
+    change: Change | None = None
+    intent: Intent | None = None
+    """What an earlier session wrote down about it without learning how it ended."""
+    known: Outcome | None = None
+    """How it ends without being carried: invalid, or a duplicate of a row settled before."""
+    planned: Finding | None = None
+    """What was found when it was planned; nothing else may be changed."""
+    accepted: Acceptance | None = None
+    """An earlier session's word that the API took it: it is followed, and not sent again."""
 
 
 class Ending(msgspec.Struct, frozen=True, gc=False):
@@ -62,14 +78,14 @@ class Update:
         self._clock = clock
         self._wall_clock = wall_clock
 
-    async def carry(self, change: Change, intent: Intent | None = None) -> Ending:
-        """Take *change* to its outcome.
+    async def carry(self, work: Work) -> Ending:
+        """Take the change of *work* to its outcome.
 
-        *intent* is what an earlier run wrote down about it without learning
-        how it ended. Raises `Closing`, and `DiskFault` when nothing can be
-        recorded any more.
+        Raises `Closing`, and `DiskFault` when nothing can be recorded any more.
         """
-        row = _Row(self, change, intent)
+        change = work.change
+        assert change is not None  # noqa: S101  # what is not to be carried does not come here
+        row = _Row(self, change, work.intent)
         try:
             if not self._reads:
                 return await row.write(None, None)

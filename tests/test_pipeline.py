@@ -18,11 +18,11 @@ import pytest
 from runner.errors import DiskFault, InputError, LimitReached, SyncshiftError
 from runner.live import Live
 from runner.model import Change, ErrorClass, Intent, Outcome, OutcomeKind, Verdict
-from runner.pipeline import Sink, Stop, Work, duplicate, flow, workers_for
+from runner.pipeline import Sink, Stop, duplicate, flow, workers_for
 from runner.retry import Ruling
 from runner.rollout import FailureLimit, Suspicions
 from runner.simulator import Fault, Faults, SyncRecord
-from runner.steps import Ending
+from runner.steps import Ending, Work
 from runner.throttle import Throttle
 from runner.turnstile import Closing, Turnstile
 from tests.stage import NEW, Stage, until
@@ -83,6 +83,12 @@ class Bench:
             raise self.failure
 
 
+def row_of(work: Work) -> int:
+    """Return the number of the row that is to be carried."""
+    assert work.change is not None
+    return work.change.row
+
+
 def blocks(*sizes: int) -> Iterator[list[Work]]:
     """Yield blocks of rows that are to be carried."""
     row = 0
@@ -98,10 +104,10 @@ async def test_every_row_is_carried_once(workers: int, sizes: tuple[int, ...]) -
     bench = Bench()
     carried: list[int] = []
 
-    async def carry(given: Change, intent: Intent | None) -> Ending:
-        carried.append(given.row)
+    async def carry(work: Work) -> Ending:
+        carried.append(row_of(work))
         await asyncio.sleep(0)
-        return ended(given.row)
+        return ended(row_of(work))
 
     await flow(blocks(*sizes), carry, bench.sink, workers=workers, stop=bench.stop)
 
@@ -124,10 +130,10 @@ async def test_a_full_house_stops_the_reader() -> None:
             read += 1
             yield block
 
-    async def carry(given: Change, intent: Intent | None) -> Ending:
+    async def carry(work: Work) -> Ending:
         first.set()
         await gate.wait()
-        return ended(given.row)
+        return ended(row_of(work))
 
     flowing = asyncio.create_task(flow(source(), carry, bench.sink, workers=2, stop=bench.stop))
     await first.wait()
@@ -151,8 +157,8 @@ async def test_the_input_is_read_in_a_thread_of_its_own() -> None:
             threads.add(threading.get_ident())
             yield block
 
-    async def carry(given: Change, intent: Intent | None) -> Ending:
-        return ended(given.row)
+    async def carry(work: Work) -> Ending:
+        return ended(row_of(work))
 
     await flow(source(), carry, bench.sink, workers=2, stop=bench.stop)
 
@@ -165,8 +171,8 @@ async def test_a_known_end_is_settled_without_being_carried() -> None:
     known = Outcome(row=2, line=3, sync_id="s", user_id="u", outcome=OutcomeKind.INVALID)
     work = [Work(change=change(1)), Work(known=known), Work(change=change(3))]
 
-    async def carry(given: Change, intent: Intent | None) -> Ending:
-        return ended(given.row)
+    async def carry(work: Work) -> Ending:
+        return ended(row_of(work))
 
     await flow(iter([work]), carry, bench.sink, workers=1, stop=bench.stop)
 
@@ -189,9 +195,9 @@ async def test_an_intent_comes_along_with_its_row() -> None:
     )
     got: list[Intent | None] = []
 
-    async def carry(given: Change, told: Intent | None) -> Ending:
-        got.append(told)
-        return ended(given.row)
+    async def carry(work: Work) -> Ending:
+        got.append(work.intent)
+        return ended(row_of(work))
 
     work = [Work(change=change(1), intent=intent), Work(change=change(2))]
     await flow(iter([work]), carry, bench.sink, workers=1, stop=bench.stop)
@@ -204,11 +210,11 @@ async def test_a_stop_takes_no_more_rows() -> None:
     bench = Bench()
     begun: list[int] = []
 
-    async def carry(given: Change, intent: Intent | None) -> Ending:
-        begun.append(given.row)
-        if given.row == 5:
+    async def carry(work: Work) -> Ending:
+        begun.append(row_of(work))
+        if row_of(work) == 5:
             bench.stop(LimitReached("enough"))
-        return ended(given.row)
+        return ended(row_of(work))
 
     await flow(blocks(*[4] * 50), carry, bench.sink, workers=2, stop=bench.stop)
 
@@ -231,7 +237,7 @@ async def test_a_row_that_is_let_go_has_no_outcome() -> None:
     """A worker whose row could not leave any more ends; the row stays as it is."""
     bench = Bench()
 
-    async def carry(given: Change, intent: Intent | None) -> Ending:
+    async def carry(work: Work) -> Ending:
         bench.stop(LimitReached("enough"))
         raise Closing
 
@@ -249,8 +255,8 @@ async def test_an_input_that_can_no_longer_be_read_stops_the_run() -> None:
         yield from blocks(5)
         raise InputError("input.csv: breaks off")
 
-    async def carry(given: Change, intent: Intent | None) -> Ending:
-        return ended(given.row)
+    async def carry(work: Work) -> Ending:
+        return ended(row_of(work))
 
     await flow(source(), carry, bench.sink, workers=2, stop=bench.stop)
 
@@ -263,10 +269,10 @@ async def test_d6_a_disk_that_fails_at_the_very_end_stops_the_run() -> None:
     bench, both_ended = Bench(), threading.Event()
     suspicious = Ruling(Verdict.REJECTED, ErrorClass.AUTH, "401", halts_after=5, over_users=5)
 
-    async def carry(given: Change, intent: Intent | None) -> Ending:
-        if given.row == 2:
+    async def carry(work: Work) -> Ending:
+        if row_of(work) == 2:
             asyncio.get_running_loop().call_later(0.01, both_ended.set)
-        return ended(given.row, OutcomeKind.REJECTED, suspicious)
+        return ended(row_of(work), OutcomeKind.REJECTED, suspicious)
 
     def source() -> Iterator[list[Work]]:
         yield from blocks(2)
@@ -287,9 +293,9 @@ async def test_d6_a_disk_that_fails_stops_the_workers() -> None:
     bench.failure = DiskFault("report.jsonl: cannot be written")
     begun: list[int] = []
 
-    async def carry(given: Change, intent: Intent | None) -> Ending:
-        begun.append(given.row)
-        return ended(given.row)
+    async def carry(work: Work) -> Ending:
+        begun.append(row_of(work))
+        return ended(row_of(work))
 
     await flow(blocks(100), carry, bench.sink, workers=2, stop=bench.stop)
 
@@ -535,8 +541,8 @@ async def test_i1_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
         bench = Bench()
         bench.sink._settle = lambda outcome: None
 
-        async def carry(given: Change, intent: Intent | None) -> Ending:
-            return ended(given.row)
+        async def carry(work: Work) -> Ending:
+            return ended(row_of(work))
 
         gc.collect()
         tracemalloc.start()

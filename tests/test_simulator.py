@@ -608,6 +608,7 @@ SEEN: dict[Fault, int | type[Exception]] = {
     Fault.OTHER_DATA: 200,
     Fault.OVERSIZED: 200,
     Fault.GZIP_BOMB: 200,
+    Fault.IGNORED: 200,
     Fault.SLOW: 200,
     Fault.CLOSE_AFTER: 200,
     Fault.REDIRECT: 307,

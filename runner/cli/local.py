@@ -74,7 +74,7 @@ def simulate(
     fault
         NAME=SHARE of requests that meet this fault; may be repeated. Names: http_401 http_408
         http_409 http_423 http_429 http_500 http_502 http_503 http_503_wait http_504 drop_before
-        drop_after truncated garbage not_json other_id other_data oversized gzip_bomb slow
+        drop_after truncated garbage not_json other_id other_data oversized gzip_bomb ignored slow
         close_after redirect revoked.
     mixed
         Share of syncs that meet one fault of any kind, on their first request.

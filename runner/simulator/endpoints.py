@@ -77,9 +77,19 @@ def refusal(status: int, message: str | Sequence[str] | None = None) -> Answer:
 
 
 def answer(
-    syncs: Syncs, *, to: Route, user: str, body: bytes, content_type: str, now_s: float
+    syncs: Syncs,
+    *,
+    to: Route,
+    user: str,
+    body: bytes,
+    content_type: str,
+    now_s: float,
+    ignores: bool = False,
 ) -> Answer:
-    """Do what was asked and return the answer. *to* names an endpoint that exists."""
+    """Do what was asked and return the answer. *to* names an endpoint that exists.
+
+    With *ignores* a PATCH gets the same answer, and nothing comes of it.
+    """
     if to.problem is not None:
         return refusal(400, to.problem)
     if to.sync_id is None:
@@ -90,7 +100,7 @@ def answer(
     if to.endpoint == "get":
         return Answer(200, encode_json(_told(sync, syncs.behavior.tells, now_s)))
     if to.endpoint == "patch":
-        return _patch(syncs, sync, body=body, content_type=content_type)
+        return _patch(syncs, sync, body=body, content_type=content_type, ignores=ignores)
     if to.endpoint == "disable":
         syncs.disable(sync)
     else:
@@ -149,7 +159,7 @@ def _told(sync: Sync, tells: frozenset[str], now_s: float) -> dict[str, object]:
     return told
 
 
-def _patch(syncs: Syncs, sync: Sync, *, body: bytes, content_type: str) -> Answer:
+def _patch(syncs: Syncs, sync: Sync, *, body: bytes, content_type: str, ignores: bool) -> Answer:
     asked: object = {}
     # The framework parses JSON only when it is announced; otherwise the body is empty.
     if body and content_type.partition(";")[0].strip().lower() == "application/json":
@@ -169,13 +179,14 @@ def _patch(syncs: Syncs, sync: Sync, *, body: bytes, content_type: str) -> Answe
         credential_id=credential_id and credential_id.lower(),
         frequency=asked.get("incrementalAccumulatorFrequency"),
     )
-    syncs.patch(sync, update)
+    if not ignores:
+        syncs.patch(sync, update)
     echo = {
         "id": sync.record.id,
         "data": asked,
         "message": "Update request accepted and is being processed",
     }
-    return Answer(200, encode_json(echo), acted=True)
+    return Answer(200, encode_json(echo), acted=not ignores)
 
 
 def _problems(asked: dict[str, object]) -> list[str]:

@@ -52,6 +52,8 @@ class Fault(enum.StrEnum):
     """The answer is padded by `Faults.oversized_bytes`. Acted."""
     GZIP_BOMB = "gzip_bomb"
     """A small gzip answer that unpacks to `Faults.bomb_bytes` of blanks. Acted."""
+    IGNORED = "ignored"
+    """The right answer to a PATCH, and nothing comes of it. Not acted."""
     SLOW = "slow"
     """The right answer, `Faults.slow_s` later. Acted."""
     CLOSE_AFTER = "close_after"
@@ -73,16 +75,20 @@ NOT_ACTED = frozenset(
         Fault.HTTP_503,
         Fault.HTTP_503_WAIT,
         Fault.DROP_BEFORE,
+        Fault.IGNORED,
         Fault.REDIRECT,
     }
 )
 """Faults after which nothing was changed."""
 
-PATCH_ONLY = frozenset({Fault.OTHER_ID, Fault.OTHER_DATA})
+PATCH_ONLY = frozenset({Fault.OTHER_ID, Fault.OTHER_DATA, Fault.IGNORED})
 """Faults that only the answer to a PATCH can show; elsewhere the answer stays right."""
 
-PASSING = tuple(fault for fault in Fault if fault not in (Fault.REDIRECT, Fault.REVOKED))
-"""Faults that concern one request. The others show that the whole set-up is wrong."""
+PASSING = tuple(
+    fault for fault in Fault if fault not in (Fault.REDIRECT, Fault.REVOKED, Fault.IGNORED)
+)
+"""Faults that concern one request, and show. Of the others one shows in no answer, and two show
+that the whole set-up is wrong."""
 
 
 class RetryAfter(enum.StrEnum):
@@ -137,6 +143,7 @@ class Faults(msgspec.Struct, frozen=True, kw_only=True):
     other_data: float = 0.0
     oversized: float = 0.0
     gzip_bomb: float = 0.0
+    ignored: float = 0.0
     slow: float = 0.0
     close_after: float = 0.0
     redirect: float = 0.0

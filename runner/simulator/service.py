@@ -168,7 +168,8 @@ class Service:
     def _carry_out(
         self, call: Call, body: bytes, *, to: Route, user: str, fault: Fault | None
     ) -> Answer:
-        if fault in NOT_ACTED:
+        ignores = fault is Fault.IGNORED
+        if fault in NOT_ACTED and not ignores:
             return refusal(delivery.status_of(fault, 500) or 500)
         return answer(
             self.syncs,
@@ -177,6 +178,7 @@ class Service:
             body=body,
             content_type=call.headers.get("Content-Type", ""),
             now_s=self._now(),
+            ignores=ignores,
         )
 
     def _wait(self, wait_s: float, wall_s: float) -> delivery.Headers:
