@@ -65,6 +65,12 @@ class Opened(msgspec.Struct, frozen=True, kw_only=True):
     tokens: TokenSource
     left: int
     """Rows that are still to be carried."""
+    resyncs: int
+    """Full re-syncs that these may start, as far as is known."""
+    irreversible: int = 0
+    """Rows of a rollback whose before-image cannot be restored."""
+    remarks: tuple[str, ...] = ()
+    """What else a person should read before anything is sent."""
     version: FileVersion | None
     """Of the input, from before it was checked: what is sent was checked."""
     resumed: bool = False
@@ -224,6 +230,7 @@ def _checked(folder: Folder, manifest: Manifest, job: Job, tokens: TokenSource) 
     index = index_of(folder)
     index.check(checked.rows)
     ended = index.succeeded + index.failed
+    left = min(checked.valid - checked.duplicates, checked.rows - ended)
     if not tokens.renewable and checked.users > 1:
         raise SettingsError(
             f"the input names {checked.users:,} users, but {USER_TOKEN_VARIABLE} speaks for one; "
@@ -236,7 +243,8 @@ def _checked(folder: Folder, manifest: Manifest, job: Job, tokens: TokenSource) 
         checked=checked,
         version=version_of_input,
         tokens=tokens,
-        left=min(checked.valid - checked.duplicates, checked.rows - ended),
+        left=left,
+        resyncs=min(checked.resyncs, left),
     )
 
 

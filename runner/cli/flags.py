@@ -35,6 +35,17 @@ class Output:
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
+class Asking:
+    """Whether a person is asked before anything is sent."""
+
+    yes: Annotated[bool, _flag(THE_RUN)] = False
+    """Do not ask before sending. Required without a terminal."""
+    expect: Annotated[int | None, _flag(THE_RUN)] = None
+    """Refuse unless exactly so many re-syncs would start."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
 class Api:
     """Which API, and as whom."""
 
@@ -47,8 +58,8 @@ class Api:
     PARAGON_SIGNING_KEY, or a ready-made token of one user in PARAGON_USER_TOKEN)."""
     audience: Annotated[str | None, _flag(_API)] = None
     """Audience of tokens (useparagon.com/PROJECT-ID; PARAGON_AUDIENCE)."""
-    until: Annotated[Literal["accepted"] | None, _flag(_API)] = None
-    """How far to carry each row (accepted)."""
+    until: Annotated[Literal["accepted", "confirmed", "resynced"] | None, _flag(_ROWS)] = None
+    """How far to carry each row (resynced for rows that start a re-sync, accepted for others)."""
 
 
 @Parameter(name="*")
@@ -75,6 +86,10 @@ class Making:
     """Attempts a request (5). Waits that the server asks for are not counted."""
     max_outage: Annotated[str | None, _flag(_LIMITS)] = None
     """How long to wait for a server that is down before the run stops (15m)."""
+    confirm_timeout: Annotated[str | None, _flag(_LIMITS)] = None
+    """How long an accepted change may take to be in force (60s)."""
+    resync_timeout: Annotated[str | None, _flag(_LIMITS)] = None
+    """How long a re-sync may take (6h)."""
     drain: Annotated[str | None, _flag(_LIMITS)] = None
     """How long requests in flight may take to land after Ctrl-C (30s)."""
     allow_http: Annotated[bool | None, _flag(_API)] = None

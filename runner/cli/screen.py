@@ -146,17 +146,21 @@ def facts(pairs: Mapping[str, str]) -> RenderableType:
 
 def ask(question: str) -> bool:
     """Ask a person at the terminal; only a clear yes counts."""
+    return ask_for(f"{question} [y/N]").lower() in {"y", "yes"}
+
+
+def ask_for(question: str) -> str:
+    """Ask a person at the terminal for a word, and return it; empty when there was none."""
     console = errors()
     try:
-        console.print(f"{escape(question)} [dim]\\[y/N][/] ", end="")
-        answer = input()
+        console.print(f"{escape(question)} ", end="")
+        return input().strip()
     except EOFError:
         console.print()
-        answer = ""
+        return ""
     except KeyboardInterrupt:
         console.print()
         raise
-    return answer.strip().lower() in {"y", "yes"}
 
 
 @contextmanager

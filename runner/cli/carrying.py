@@ -1,0 +1,213 @@
+"""From an opened run to its exit code: show what is about to happen, ask, carry, tell."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from runner.cli.flags import Asking, Output, told
+from runner.errors import NotConfirmed, SyncshiftError
+
+if TYPE_CHECKING:
+    from runner.live import Live
+    from runner.opening import Opened
+    from runner.results import Summary
+    from runner.settings import Resolved
+
+_MANY_RESYNCS = 100
+"""Above this many re-syncs a yes is not enough: the number is to be typed."""
+
+_PROOFS = {
+    None: "each re-sync is followed until it has ended; other changes until they are accepted",
+    "accepted": "accepted: Paragon took the request; whether it is in force is not read",
+    "confirmed": "confirmed: each change is read back until it is in force",
+    "resynced": "resynced: each change is read back, and each re-sync followed until it has ended",
+}
+
+
+def resolve_settings(output: Output, *groups: object) -> Resolved:
+    """Work out every setting of a command. Raises `SettingsError`."""
+    from runner.log import configure
+    from runner.rollout import FailureLimit
+    from runner.settings import resolve
+
+    configure(output.log_level)
+    resolved = resolve(told(output, *groups), environment=os.environ, directory=Path.cwd())
+    FailureLimit.parse(resolved.settings.max_failures)
+    return resolved
+
+
+def must_be_able_to_ask(asking: Asking, source: str = "") -> None:
+    """Make sure that somebody can be asked, or need not be. Raises `NotConfirmed`.
+
+    *source* is the input; one that is piped leaves nobody to be asked.
+    """
+    if asking.yes:
+        return
+    if source == "-":
+        raise NotConfirmed("the input comes from standard input, so nobody can be asked; add --yes")
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise NotConfirmed("there is no terminal to ask at; add --yes to send without being asked")
+
+
+def see_through(
+    open_run: Callable[[Callable[[str], None]], Opened], *, asking: Asking, output: Output
+) -> int:
+    """Open a run, ask, carry it to its end, tell what came of it; return the exit code.
+
+    *open_run* is handed what prints a warning. Raises `SyncshiftError`.
+    """
+    from runner.cli import screen
+    from runner.opening import give_up
+
+    opened = open_run(screen.warn)
+    if opened.resumed and opened.manifest.state == "finished":
+        return _tell_again(opened, output)
+    try:
+        _confirm(opened, asking, output)
+    except KeyboardInterrupt:
+        opened.tokens.close()
+        opened.folder.unlock()
+        run_id = opened.folder.run_id
+        screen.warn(f"nothing was sent; go on whenever you like: syncshift resume {run_id}")
+        raise
+    except SyncshiftError as refusal:
+        give_up(opened, refusal)
+        raise
+    summary = _carry(opened, quiet=output.quiet)
+    _tell(opened, summary, output)
+    code = summary.exit_code
+    return 1 if code is None else code
+
+
+def _confirm(opened: Opened, asking: Asking, output: Output) -> None:
+    """Show what is about to happen, and have it confirmed. Raises `NotConfirmed`."""
+    from runner.cli import screen
+
+    left, resyncs = opened.left, opened.resyncs
+    asks = left > 0 and not asking.yes
+    if asks or not output.quiet:
+        screen.errors().print(_intention(opened))
+    if asking.expect is not None and asking.expect != resyncs:
+        raise NotConfirmed(
+            f"--expect {asking.expect}, but up to {resyncs} re-syncs would start; nothing was sent"
+        )
+    if not asks:
+        return
+    if resyncs > _MANY_RESYNCS:
+        question = f"Send up to {left:,} changes? Type the number of re-syncs to go on:"
+        agreed = screen.ask_for(question) in {f"{resyncs}", f"{resyncs:,}"}
+    else:
+        agreed = screen.ask(f"Send up to {left:,} changes?")
+    if not agreed:
+        raise NotConfirmed("not confirmed; nothing was sent")
+
+
+def _tell_again(opened: Opened, output: Output) -> int:
+    """Show what a run came to that has nothing left, and leave it as it is."""
+    from runner.account import add_up
+
+    opened.tokens.close()
+    opened.folder.unlock()
+    summary = add_up(opened.folder, opened.manifest, opened.job, files=False)
+    _tell(opened, summary, output)
+    return summary.exit_code or 0
+
+
+def _carry(opened: Opened, *, quiet: bool) -> Summary:
+    import anyio
+
+    from runner.cli import screen
+    from runner.run import carry_out
+
+    with ExitStack() as shown:
+
+        def show(live: Live) -> None:
+            shown.enter_context(screen.progress(live, quiet=quiet))
+
+        def leave(code: int) -> NoReturn:
+            shown.close()
+            os._exit(code)
+
+        async def main() -> Summary:
+            return await carry_out(opened, show=show, leave=leave)
+
+        return anyio.run(main, backend_options={"use_uvloop": _has_uvloop()})
+
+
+def _has_uvloop() -> bool:
+    try:
+        import uvloop  # noqa: F401  # there or not is the question
+    except ImportError:
+        return False
+    return True
+
+
+def _tell(opened: Opened, summary: Summary, output: Output) -> None:
+    from runner.cli import screen
+
+    reason = opened.folder.read().reason
+    if output.json:
+        screen.write_json(summary)
+    elif not output.quiet:
+        folder = str(opened.folder.path)
+        screen.data().print(screen.result(summary, folder=folder, reason=reason))
+    if reason and (output.json or output.quiet):
+        # The summary does not tell it, and it is what a person needs to know.
+        screen.errors().print(screen.plain(reason), markup=False)
+
+
+def _intention(opened: Opened) -> Any:
+    """Return what is about to happen, in numbers."""
+    from rich.console import Group
+    from rich.text import Text
+
+    from runner.cli.screen import facts, plain
+    from runner.run import limit_of
+
+    checked, settings = opened.checked, opened.settings
+    left = opened.left
+    rows = [f"{left:,} to carry"]
+    if opened.resumed:
+        rows.append(f"{checked.rows - left:,} ended before")
+    if checked.duplicates:
+        rows.append(f"{checked.duplicates:,} duplicates")
+    if opened.irreversible:
+        rows.append(f"{opened.irreversible:,} that cannot be restored")
+    elif checked.invalid:
+        rows.append(f"{checked.invalid:,} invalid, passed over")
+    rate = f"{settings.rate:g} requests a second" if settings.rate else "no ceiling on the rate"
+    limits = (
+        f"{settings.concurrency} requests in flight, {rate}, {settings.max_attempts} attempts each"
+    )
+    failures = limit_of(opened).in_words(rows=left)
+    resyncs = (
+        f"up to {opened.resyncs:,}: a changed credential makes Paragon sync all anew"
+        if opened.resyncs
+        else "none"
+    )
+    head = Text.assemble((opened.job.name, "bold"), " on ", (settings.base_url, "bold"))
+    known = {
+        "run": f"{opened.folder.run_id} ({opened.folder.path})",
+        "rows": ", ".join(rows),
+    }
+    if not left:
+        return Group(head, facts(known))
+    return Group(
+        head,
+        facts(
+            {
+                **known,
+                "users": f"{checked.users:,}",
+                "re-syncs": resyncs,
+                "limits": limits,
+                "failures": failures + (", counted afresh" if opened.resumed else ""),
+                "proof": _PROOFS[settings.until],
+            }
+        ),
+        *(Text.assemble(("  mind: ", "yellow"), plain(remark)) for remark in opened.remarks),
+    )
