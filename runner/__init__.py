@@ -2,7 +2,7 @@
 
 from runner.errors import InvalidRow, Problem
 from runner.job import CREDENTIAL, FREQUENCY, Job, SyncJob
-from runner.model import Change, Field, Request, Response, Row, Sighting, State
+from runner.model import Change, Field, Progress, Request, Response, Row, Sighting, State
 from runner.version import VERSION
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "InvalidRow",
     "Job",
     "Problem",
+    "Progress",
     "Request",
     "Response",
     "Row",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from array import array
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -13,10 +14,11 @@ from runner.errors import RunChanged
 from runner.folder import Folder, Manifest
 from runner.job import Job
 from runner.journal import scan
+from runner.lineage import ROW, Member, with_retries
 from runner.log import stamp
 from runner.model import Change, State
 from runner.record import EVENTS, REPORT, UNDO
-from runner.results import Index, Summary, summarize, write_files, write_summary
+from runner.results import FamilyIndex, Index, Retry, Summary, summarize, write_files, write_summary
 from runner.rows import Columns, InputFile, Trace
 from runner.settings import Settings
 
@@ -56,6 +58,39 @@ def index_of(folder: Folder) -> Index:
     return Index.read(undo=folder.path / UNDO, report=folder.path / REPORT)
 
 
+def family_of(folder: Folder, manifest: Manifest) -> tuple[Member, ...]:
+    """Return the runs that count together: the root of a family first; another run by itself."""
+    if manifest.relation == "retry" or manifest.rows is None:
+        return (Member(folder, manifest),)
+    return with_retries(folder, manifest)
+
+
+def standing_of(family: Sequence[Member]) -> Index | FamilyIndex:
+    """Return how far each row of the first of *family* has come, its retries included.
+
+    Raises `JournalDamaged`, and `InputError` when the input of a retry is gone.
+    """
+    first, *retries = family
+    if not retries:
+        return index_of(first.folder)
+    indexes = [index_of(member.folder) for member in family]
+    origins = [origins_of(member) for member in retries]
+    return FamilyIndex(indexes, origins, first.manifest.rows or 0)
+
+
+def origins_of(member: Member) -> array[int]:
+    """Return which row of the root each row of a retry is."""
+    cells = reading.told(input_of(member.folder, member.manifest), ROW)
+    # What is no number is row 0, which there is not.
+    return array("I", (int(row) if row.isdecimal() else 0 for (row,) in cells))
+
+
+def _retry(member: Member) -> Retry:
+    manifest = member.manifest
+    events = member.folder.path / EVENTS
+    return Retry(member.run_id, events, manifest.started or manifest.created, manifest.ended)
+
+
 def limits_of(settings: Settings) -> dict[str, Any]:
     """Return the limits of a run, as they stand in its summary."""
     return {
@@ -73,11 +108,13 @@ def add_up(
 ) -> Summary:
     """Return what the run adds up to; with *files*, write its result files and summary as well.
 
+    The root of a family is added up with its retries: every row once, as it ended last.
     The same bytes each time, for a run that is at rest. Raises `JournalDamaged`,
     `InputError` when the input is gone, `DiskFault`.
     """
-    index = index_of(folder)
     rows = manifest.rows or 0
+    family = family_of(folder, manifest)
+    index = standing_of(family)
     written = {}
     if files and manifest.rows is not None:
         columns = columns_of(job, ignored=manifest.settings.ignore_columns)
@@ -104,7 +141,8 @@ def add_up(
         limits=limits_of(manifest.settings),
         files=written,
         starts_resync=_starts_resync(job),
-        live=live,
+        live=live or any(member.folder.is_locked() for member in family[1:]),
+        retries=[_retry(member) for member in family[1:]],
         signal=code - _SIGNALED if code > _SIGNALED else None,
     )
     if files:

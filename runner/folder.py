@@ -11,12 +11,13 @@ import shutil
 import socket
 import time
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import BinaryIO, Literal, Protocol
 
 import msgspec
 
-from runner.errors import DiskFault, InputError, NoSuchRun, RunExists, RunLocked
+from runner.errors import DiskFault, InputError, NoSuchRun, RunExists, RunLocked, UsageError
 from runner.journal import sync_directory, write_file, write_whole
+from runner.log import stamp
 from runner.settings import Settings, check_run_id
 
 MANIFEST = "run.json"
@@ -24,6 +25,14 @@ LOCK = "lock"
 _BLOCK = 1 << 20
 _LOOKS = 5
 _LOOK_S = 0.02
+
+
+class Readable(Protocol):
+    """What bytes can be read from; nothing means that there are no more."""
+
+    def read(self, size: int, /) -> bytes:
+        """Return at most about *size* bytes more."""
+        ...
 
 
 class Input(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,6 +63,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """The run that this one goes back to."""
     relation: Literal["retry", "rollback"] | None = None
     """What this run is to its parent."""
+    undoes: bool = False
+    """It puts back what another run changed: a rollback, or a retry of one."""
     is_plan: bool = False
     """Begun by ``plan``: nothing is sent before ``apply``."""
     planned: str | None = None
@@ -180,7 +191,21 @@ class Folder:
         write_file(self.path / MANIFEST, text + b"\n")
         return manifest
 
-    def take_in(self, source: BinaryIO, name: str) -> tuple[int, str]:
+    def refuse(self, refusal: UsageError) -> None:
+        """Write down that nothing was sent, and why; then let go of the run. Raises `DiskFault`."""
+        manifest = self.read()
+        self.write(
+            msgspec.structs.replace(
+                manifest,
+                state="refused",
+                reason=str(refusal),
+                ended=stamp(time.time()),
+                exit_code=refusal.exit_code,
+            )
+        )
+        self.unlock()
+
+    def take_in(self, source: Readable, name: str) -> tuple[int, str]:
         """Copy *source* into the run as *name*, durably; return its bytes and SHA-256.
 
         Raises `InputError` when it cannot be read, `DiskFault` when it cannot be written.
@@ -210,7 +235,10 @@ class Folder:
         """Tell whether somebody was killed before the manifest was there: nothing is in it."""
         if self.path.is_symlink() or not self.path.is_dir() or self.is_locked():
             return False
-        return all(path.name == LOCK or path.name.endswith(".part") for path in self.path.iterdir())
+        return all(
+            path.name == LOCK or path.name.endswith(".part") or path.name.startswith("input.")
+            for path in self.path.iterdir()
+        )
 
     def _give_way(self) -> None:
         """Remove the run if its input was refused. Raises `RunExists` otherwise."""
@@ -254,7 +282,7 @@ def _is_named(file: BinaryIO, path: Path) -> bool:
         return False
 
 
-def _read_block(source: BinaryIO) -> bytes:
+def _read_block(source: Readable) -> bytes:
     try:
         return source.read(_BLOCK)
     except OSError as error:

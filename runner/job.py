@@ -16,7 +16,17 @@ from typing import Any, ClassVar, Protocol, cast, runtime_checkable
 import msgspec
 
 from runner.errors import SettingsError
-from runner.model import Change, Field, Request, Response, Row, Sighting, State, encode_json
+from runner.model import (
+    Change,
+    Field,
+    Progress,
+    Request,
+    Response,
+    Row,
+    Sighting,
+    State,
+    encode_json,
+)
 
 ENTRY_POINT_GROUP = "syncshift.jobs"
 """Where another package names its jobs."""
@@ -75,6 +85,10 @@ class Job(Protocol):
         """Return what else a good answer to `read` tells."""
         ...
 
+    def progress(self, response: Response) -> Progress:
+        """Return what a good answer to `read` tells of the work that a change has set off."""
+        ...
+
     def write(self, change: Change) -> Request:
         """Return the request that makes *change*. Sending it twice must do no more than once."""
         ...
@@ -111,6 +125,8 @@ class _Status(msgspec.Struct):
 
     status: Any = None
     summary: Any = None
+    reason: Any = None
+    rate_limit_backoff_ms: Any = msgspec.field(default=None, name="rateLimitBackoffMs")
 
 
 _DECODE_ACCEPTED = msgspec.json.Decoder(_Accepted).decode
@@ -179,6 +195,19 @@ class SyncJob:
             status=told.status.upper() if isinstance(told.status, str) else None,
             total_records=total if type(total) is int else None,
             last_synced_at=last if isinstance(last, str) else None,
+        )
+
+    def progress(self, response: Response) -> Progress:
+        """Pick status, last sync, reason and backoff out of the status."""
+        told = _DECODE_STATUS(response.body)
+        seen = self.sight(response)
+        backoff_ms = told.rate_limit_backoff_ms
+        asks = type(backoff_ms) in {int, float} and backoff_ms > 0
+        return Progress(
+            status=seen.status,
+            last_synced_at=seen.last_synced_at,
+            reason=told.reason if isinstance(told.reason, str) and told.reason else None,
+            backoff_s=backoff_ms / 1000 if asks else None,
         )
 
     def write(self, change: Change) -> Request:

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import msgspec
 
+from runner.journal import Committer
 from runner.pipeline import Tally
-from runner.record import Record
 from runner.turnstile import Turnstile
 
 
@@ -32,7 +32,7 @@ class Live:
         settled_before: int,
         tally: Tally,
         turnstile: Turnstile,
-        record: Record,
+        committer: Committer,
         clock: Callable[[], float],
     ) -> None:
         self.rows = rows
@@ -43,13 +43,18 @@ class Live:
         self.began_at = clock()
         self._throttle = turnstile.throttle
         self._turnstile = turnstile
-        self._record = record
+        self._committer = committer
         self._clock = clock
 
     @property
     def in_flight(self) -> int:
         """Requests on their way."""
         return self._throttle.in_flight
+
+    @property
+    def followed(self) -> int:
+        """Rows that were accepted and are still to be proved."""
+        return self.tally.followed
 
     @property
     def settled(self) -> int:
@@ -73,7 +78,7 @@ class Live:
             Wait(hold.reason, hold.detail, now - hold.since, max(0.0, hold.until - now))
             for hold in self._throttle.holds(now)
         ]
-        slow_since = self._record.committer.slow_since(now)
+        slow_since = self._committer.slow_since(now)
         if slow_since is not None:
             waits.append(
                 Wait("disk", "the disk has not taken the last records", now - slow_since, None)
@@ -82,4 +87,10 @@ class Live:
         if not waits and asleep and not self.in_flight and not self._turnstile.waiting:
             rows = "1 row waits" if asleep == 1 else f"{asleep:,} rows wait"
             waits.append(Wait("backoff", f"{rows} before the next try", 0.0, None))
+        elif not waits and not self.in_flight and not self.tally.carried and self.followed:
+            rows = "1 row is" if self.followed == 1 else f"{self.followed:,} rows are"
+            next_at = self.tally.looks_again_at
+            left_s = None if next_at is None else max(0.0, next_at - now)
+            why = f"{rows} accepted and looked at again until the proof is there"
+            waits.append(Wait("proof", why, 0.0, left_s))
         return tuple(waits)

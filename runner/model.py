@@ -80,6 +80,19 @@ class Sighting(msgspec.Struct, frozen=True, gc=False):
     last_synced_at: str | None = None
 
 
+class Progress(msgspec.Struct, frozen=True, gc=False):
+    """What a read told of the work that a change has set off. Any of it may be missing."""
+
+    status: str | None = None
+    """Upper-cased; unknown words are kept as they are."""
+    last_synced_at: str | None = None
+    """RFC 3339: when its last run ended."""
+    reason: str | None = None
+    """Why it is ``ERRORED``, in the API's words."""
+    backoff_s: float | None = None
+    """How long the API asks its readers to wait before they look again."""
+
+
 class Request(msgspec.Struct, frozen=True, gc=False):
     """One call to the API, without its token."""
 
@@ -208,6 +221,8 @@ class Acceptance(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     request_id: str | None = None
     attempts: int = 0
     """PATCHes sent."""
+    timestamp: str | msgspec.UnsetType = msgspec.UNSET
+    """When it was written down, by our clock; known only of one that was read back."""
 
 
 class Outcome(msgspec.Struct, frozen=True, gc=False, kw_only=True):

@@ -7,16 +7,16 @@ input are all judged before the first request.
 from __future__ import annotations
 
 import os
-import platform
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import msgspec
 
 from runner.account import index_of, input_of, same_input
+from runner.anew import merged
+from runner.authority import speaks_for, token_source
 from runner.check import Checked, check, columns_of, write_invalid
 from runner.errors import (
     InputError,
@@ -26,33 +26,19 @@ from runner.errors import (
     SyncshiftError,
     UsageError,
 )
-from runner.folder import Folder, Input, Manifest
+from runner.folder import Folder, Input, Manifest, Readable
+from runner.forecast import PLAN
 from runner.job import Job, find
+from runner.lineage import hopeless_rows
 from runner.log import stamp
+from runner.results import Findings
 from runner.rows import FileVersion, InputFile, file_version, recognise
-from runner.settings import (
-    SIGNING_KEY_VARIABLE,
-    USER_TOKEN_VARIABLE,
-    Resolved,
-    Secrets,
-    Settings,
-)
-from runner.tokens import (
-    ReadyToken,
-    Tokens,
-    TokenSource,
-    key_file_warning,
-    load_signing_key,
-    read_key_file,
-)
-from runner.version import VERSION
+from runner.settings import Resolved, Settings
+from runner.tokens import TokenSource
+from runner.version import versions
 
 INVALID = "invalid.csv"
 _STANDARD_INPUT = "-"
-_ANEW = {"rate", "concurrency", "max_failures", "timeout_s"}
-"""Settings that may be given anew when a run is resumed."""
-_FIXED = ("base_url", "project_id", "audience", "until")
-"""Settings that must be the run's own, and are checked because the environment may hold them."""
 
 
 class Opened(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,8 +53,12 @@ class Opened(msgspec.Struct, frozen=True, kw_only=True):
     """Rows that are still to be carried."""
     resyncs: int
     """Full re-syncs that these may start, as far as is known."""
+    following: int = 0
+    """Of the rows that are left, how many were accepted and are followed, not sent."""
     irreversible: int = 0
     """Rows of a rollback whose before-image cannot be restored."""
+    changes: int | None = None
+    """Of these, how many are planned to be changed; None: every one may be."""
     remarks: tuple[str, ...] = ()
     """What else a person should read before anything is sent."""
     version: FileVersion | None
@@ -81,36 +71,6 @@ class Opened(msgspec.Struct, frozen=True, kw_only=True):
         return self.manifest.settings
 
 
-def token_source(
-    secrets: Secrets, settings: Settings, *, warn: Callable[[str], None]
-) -> TokenSource:
-    """Return where tokens come from. Raises `SettingsError` when that cannot be."""
-    if secrets.user_token is not None:
-        ready = ReadyToken(secrets.user_token)
-        if ready.expires_at is not None and ready.expires_at <= time.time():
-            raise SettingsError(
-                f"{USER_TOKEN_VARIABLE} expired at {stamp(ready.expires_at)}; get a new one"
-            )
-        return ready
-    if secrets.signing_key is not None:
-        key = load_signing_key(secrets.signing_key, origin=SIGNING_KEY_VARIABLE)
-    elif secrets.signing_key_file is not None:
-        text = read_key_file(secrets.signing_key_file)
-        key = load_signing_key(text, origin=str(secrets.signing_key_file))
-        if warning := key_file_warning(secrets.signing_key_file):
-            warn(warning)
-    else:
-        raise SettingsError(
-            "there is no key to make tokens with; name its file with --signing-key-file, put it "
-            f"into {SIGNING_KEY_VARIABLE}, or a ready-made token into {USER_TOKEN_VARIABLE}"
-        )
-    if settings.audience is None:
-        raise SettingsError(
-            "a token needs its audience; give --project-id (PARAGON_PROJECT_ID), or --audience"
-        )
-    return Tokens(key, audience=settings.audience, renew_ahead_s=max(60.0, settings.timeout_s + 30))
-
-
 def open_new(
     job_name: str,
     source: str,
@@ -119,10 +79,13 @@ def open_new(
     run_id: str | None = None,
     format: str | None = None,
     copies: bool = True,
+    is_plan: bool = False,
     standard_input: BinaryIO | None = None,
     warn: Callable[[str], None],
 ) -> Opened:
     """Make a run of *job_name* on *source*, and check its input.
+
+    One that *is_plan* is sent by nobody before it is applied.
 
     Raises `UsageError` (the run, if there is one by then, is *refused*),
     `RunExists`, `DiskFault`.
@@ -148,7 +111,8 @@ def open_new(
                 compression=file.compression,
             ),
             settings=resolved.settings,
-            versions=_versions(),
+            versions=versions(),
+            is_plan=is_plan,
             created=stamp(time.time()),
         )
         folder.write(manifest)
@@ -158,20 +122,70 @@ def open_new(
                 manifest = folder.write(_with_input(manifest, bytes=size, sha256=sha256))
             return _checked(folder, manifest, job, tokens)
         except UsageError as refusal:
-            _refuse(folder, refusal)
+            folder.refuse(refusal)
             raise
+
+
+def open_child(
+    parent: Manifest,
+    source: Readable,
+    resolved: Resolved,
+    *,
+    format: str,
+    relation: Literal["retry", "rollback"],
+    undoes: bool,
+    settings: Settings,
+    run_id: str | None = None,
+    warn: Callable[[str], None],
+) -> Opened:
+    """Make a run that goes back to *parent*, on the input that *source* gives, and check it.
+
+    *settings* are all its own. Raises `UsageError` (the run, if there is one by
+    then, is *refused*), `RunExists`, `DiskFault`.
+    """
+    tokens = token_source(resolved.secrets, settings, warn=warn)
+    folder = Folder.create(resolved.places.runs_dir, run_id, wall_clock_s=time.time())
+    try:
+        size, sha256 = folder.take_in(source, f"input.{format}")
+    except SyncshiftError:
+        # Without a manifest it is no run, and whoever wants its name may have it.
+        folder.unlock()
+        raise
+    name = f"{relation} of {parent.run_id}"
+    manifest = folder.write(
+        Manifest(
+            run_id=folder.run_id,
+            job=parent.job,
+            input=Input(
+                name=name, file=f"input.{format}", format=format, bytes=size, sha256=sha256
+            ),
+            settings=settings,
+            versions=versions(),
+            parent=parent.run_id,
+            relation=relation,
+            undoes=undoes,
+            created=stamp(time.time()),
+        )
+    )
+    try:
+        return _checked(folder, manifest, find(parent.job), tokens)
+    except UsageError as refusal:
+        folder.refuse(refusal)
+        raise
 
 
 def reopen(
     run_id: str,
     resolved: Resolved,
     *,
+    admit: Callable[[Manifest], None] | None = None,
     warn: Callable[[str], None],
 ) -> Opened:
     """Open a run to go on with it. Its settings are its own, but for those that may change.
 
-    Raises `NoSuchRun`, `RunLocked`, `RunChanged` when input, host, project or
-    audience are others, `UsageError` when there is no key.
+    *admit* raises when this is not the run for it; by default a plan is not that
+    was never applied. Raises `NoSuchRun`, `RunRefused`, `RunLocked`, `RunChanged`
+    when input, host, project or audience are others, `UsageError` when there is no key.
     """
     folder = Folder.open(resolved.places.runs_dir, run_id)
     folder.lock()
@@ -182,8 +196,9 @@ def reopen(
                 f"run {run_id} was refused before anything was sent ({manifest.reason}); "
                 "mend that and begin a new run"
             )
+        (admit or _can_be_resumed)(manifest)
         job = find(manifest.job)
-        settings = _merged(manifest.settings, resolved)
+        settings = merged(manifest.settings, resolved)
         manifest = msgspec.structs.replace(manifest, settings=settings)
         tokens = token_source(resolved.secrets, settings, warn=warn)
         manifest = _same_input(folder, manifest)
@@ -194,13 +209,34 @@ def reopen(
         raise
 
 
+def _can_be_resumed(manifest: Manifest) -> None:
+    if not manifest.is_plan or manifest.applied:
+        return
+    run_id = manifest.run_id
+    if manifest.planned:
+        raise RunRefused(
+            f"run {run_id} is planned and was never applied; carry it out: syncshift apply {run_id}"
+        )
+    raise RunRefused(not_whole(manifest))
+
+
+def not_whole(manifest: Manifest) -> str:
+    """Say that the plan of a run was not finished."""
+    why = f" ({manifest.reason})" if manifest.reason else ""
+    return (
+        f"the plan of run {manifest.run_id} is not whole{why}, and a plan is not resumed; plan "
+        f"again: syncshift plan {manifest.job} {manifest.input.name}"
+    )
+
+
 def give_up(opened: Opened, refusal: SyncshiftError) -> None:
     """Let go of a run that will not be carried after all; a new one becomes *refused*."""
     opened.tokens.close()
-    if opened.resumed or not isinstance(refusal, UsageError):
+    planned = opened.manifest.planned is not None
+    if opened.resumed or planned or not isinstance(refusal, UsageError):
         opened.folder.unlock()
     else:
-        _refuse(opened.folder, refusal)
+        opened.folder.refuse(refusal)
 
 
 def _checked(folder: Folder, manifest: Manifest, job: Job, tokens: TokenSource) -> Opened:
@@ -214,28 +250,26 @@ def _checked(folder: Folder, manifest: Manifest, job: Job, tokens: TokenSource) 
     )
     version_of_input = file_version(file)
     checked = check(file, columns, job)
+    hopeless, remarks = hopeless_rows(file) if manifest.undoes else (0, ())
     if manifest.input.sha256 not in {None, checked.sha256}:
         raise RunChanged(f"{file.path}: the input changed while it was checked; begin again")
     manifest = _with_input(manifest, bytes=checked.size, sha256=checked.sha256)
     if not checked.file_problems:
         manifest = msgspec.structs.replace(manifest, rows=checked.rows, users=checked.users)
     folder.write(manifest)
-    if checked.invalid or checked.file_problems:
+    if checked.invalid > hopeless or checked.file_problems:
         with os.fdopen(_private(folder.path / INVALID), "w", encoding="utf-8", newline="") as out:
             write_invalid(checked, out)
-    given = manifest.input.name
-    name = "standard input" if given == _STANDARD_INPUT else given
-    if refusal := checked.refusal(name=name, skip_invalid=settings.skip_invalid):
+    passed = settings.skip_invalid or 0 < checked.invalid <= hopeless
+    name = "standard input" if (given := manifest.input.name) == _STANDARD_INPUT else given
+    if refusal := checked.refusal(name=name, skip_invalid=passed):
         raise refusal
     index = index_of(folder)
     index.check(checked.rows)
     ended = index.succeeded + index.failed
     left = min(checked.valid - checked.duplicates, checked.rows - ended)
-    if not tokens.renewable and checked.users > 1:
-        raise SettingsError(
-            f"the input names {checked.users:,} users, but {USER_TOKEN_VARIABLE} speaks for one; "
-            "split the input by user, or use a signing key"
-        )
+    following = len(index.to_follow())
+    speaks_for(tokens, checked.users)
     return Opened(
         folder=folder,
         manifest=manifest,
@@ -244,24 +278,18 @@ def _checked(folder: Folder, manifest: Manifest, job: Job, tokens: TokenSource) 
         version=version_of_input,
         tokens=tokens,
         left=left,
-        resyncs=min(checked.resyncs, left),
+        following=following,
+        resyncs=min(_resyncs(folder, manifest, checked), left - following),
+        irreversible=hopeless,
+        remarks=remarks,
     )
 
 
-def _merged(own: Settings, resolved: Resolved) -> Settings:
-    """Return a run's own settings with what may be given anew. Raises `RunChanged`."""
-    told = resolved.settings
-    if "project_id" in resolved.told and "audience" not in resolved.told:
-        # The audience follows from the project; one difference is told once.
-        told = msgspec.structs.replace(told, audience=own.audience)
-    for name in _FIXED:
-        if name in resolved.told and getattr(told, name) != getattr(own, name):
-            raise RunChanged(
-                f"the run was begun with --{name.replace('_', '-')} {getattr(own, name)}, and now "
-                f"it is {getattr(told, name)}; leave that out, or begin a new run"
-            )
-    anew = {name: getattr(told, name) for name in _ANEW & resolved.told}
-    return msgspec.structs.replace(own, **anew)
+def _resyncs(folder: Folder, manifest: Manifest, checked: Checked) -> int:
+    """Return how many re-syncs may start: as was planned, or as the input alone tells."""
+    if manifest.planned is None:
+        return checked.resyncs
+    return Findings(folder.path / PLAN).resyncs
 
 
 def _same_input(folder: Folder, manifest: Manifest) -> Manifest:
@@ -283,20 +311,6 @@ def _same_input(folder: Folder, manifest: Manifest) -> Manifest:
     return manifest
 
 
-def _refuse(folder: Folder, refusal: UsageError) -> None:
-    manifest = folder.read()
-    folder.write(
-        msgspec.structs.replace(
-            manifest,
-            state="refused",
-            reason=str(refusal),
-            ended=stamp(time.time()),
-            exit_code=refusal.exit_code,
-        )
-    )
-    folder.unlock()
-
-
 def _with_input(manifest: Manifest, **known: Any) -> Manifest:
     return msgspec.structs.replace(manifest, input=msgspec.structs.replace(manifest.input, **known))
 
@@ -314,9 +328,3 @@ def _open(path: Path) -> BinaryIO:
 
 def _private(path: Path) -> int:
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-
-
-def _versions() -> dict[str, str]:
-    names = ("aiohttp", "anyio", "msgspec", "structlog", "tenacity")
-    ours = {"syncshift": VERSION, "python": platform.python_version()}
-    return ours | {name: version(name) for name in names}

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import gc
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterator
 from typing import Protocol, TypeVar
 
 import anyio
@@ -20,7 +20,8 @@ import anyio.to_thread
 import msgspec
 
 from runner.errors import DiskFault, RunFault, RunStopped, SyncshiftError
-from runner.model import ErrorClass, Outcome, OutcomeKind
+from runner.model import Outcome, OutcomeKind
+from runner.results import duplicate
 from runner.rollout import FailureLimit, Suspicions
 from runner.steps import Ending, Work
 from runner.turnstile import Closing, Turnstile
@@ -29,17 +30,24 @@ _WORKERS_PER_SLOT = 3
 _FEWEST_WORKERS = 12
 """Enough for as many rows to be under way as it takes to see that the server is down."""
 _COLLECT_AFTER = 10_000
+_KNOWN_BEFORE = {OutcomeKind.INVALID, OutcomeKind.IRREVERSIBLE}
+"""Rows that end so were told of before anything was sent; no limit counts them."""
 
 
 class Tally(msgspec.Struct):
     """What has happened so far in this process; read by whoever shows progress."""
 
-    counts: dict[OutcomeKind, int] = {}
+    counts: dict[str, int] = {}
+    """Rows by how they ended, or by what was found of them."""
     ended: int = 0
     failed: int = 0
     """As the failure limit counts them: without invalid rows."""
     carried: int = 0
     """Rows in the hands of a worker."""
+    followed: int = 0
+    """Rows that were accepted and are still to be proved."""
+    looks_again_at: float | None = None
+    """When the next of these is looked at, on the run's steady clock."""
 
 
 class Stop:
@@ -72,6 +80,18 @@ class Commits(Protocol):
 
     def durable(self) -> Awaitable[None]:
         """Return what ends once all that was written down is on disk, or raises `DiskFault`."""
+        ...
+
+
+class Beside(Protocol):
+    """What goes on beside the workers, with rows that they have let go of."""
+
+    async def run(self) -> None:
+        """Go on until `finish` was called and no row is left, or the run ends."""
+        ...
+
+    def finish(self) -> None:
+        """Take in that no more rows come."""
         ...
 
 
@@ -115,11 +135,16 @@ class Sink:
         commits: Commits,
         stop: Stop,
         limit: FailureLimit,
-        suspicions: Suspicions,
+        suspicions: Suspicions[Ending],
         duplicates_of: Callable[[int], tuple[tuple[int, int], ...]],
         is_settled: Callable[[int], bool],
+        pardoned: Collection[OutcomeKind] = (),
     ) -> None:
-        """*duplicates_of* a row gives (row, line) of the later rows that ask for the same."""
+        """*duplicates_of* a row gives (row, line) of the later rows that ask for the same.
+
+        Rows that end in a way that is *pardoned* do not count as failed against *limit*.
+        """
+        self._pardoned = pardoned
         self._settle = settle
         self._commits = commits
         self._stop = stop
@@ -162,9 +187,9 @@ class Sink:
         self._settle(outcome)
         tally = self.tally
         tally.counts[outcome.outcome] += 1
-        if outcome.outcome is not OutcomeKind.INVALID:
+        if outcome.outcome not in _KNOWN_BEFORE:
             tally.ended += 1
-            if not outcome.succeeded:
+            if not outcome.succeeded and outcome.outcome not in self._pardoned:
                 tally.failed += 1
                 self._look_at_limit()
         for row, line in self._duplicates_of(outcome.row):
@@ -179,28 +204,6 @@ class Sink:
             self._stop(self._limit.reached(failed=tally.failed, ended=tally.ended))
 
 
-def duplicate(first: Outcome, *, row: int, line: int) -> Outcome:
-    """Return how a row ends that asks for the same as *first*, which has ended."""
-    same = msgspec.structs.replace(
-        first,
-        row=row,
-        line=line,
-        sent=False,
-        attempts=0,
-        elapsed_ms=0,
-        proof=None,
-        http_status=None,
-        request_id=None,
-    )
-    if first.succeeded:
-        return msgspec.structs.replace(same, outcome=OutcomeKind.DUPLICATE)
-    return msgspec.structs.replace(
-        same,
-        error_class=ErrorClass.DUPLICATE_OF_FAILED,
-        error=f"asks for the same as row {first.row} (line {first.line}), which is {first.outcome}",
-    )
-
-
 def workers_for(*, concurrency: int, rows: int) -> int:
     """Return how many workers keep *concurrency* requests in flight."""
     return min(max(_WORKERS_PER_SLOT * concurrency, _FEWEST_WORKERS), rows)
@@ -208,24 +211,30 @@ def workers_for(*, concurrency: int, rows: int) -> int:
 
 async def flow(
     blocks: Iterator[list[Work]],
-    carry: Callable[[Work], Awaitable[_EndingT]],
+    carry: Callable[[Work], Awaitable[_EndingT | None]],
     sink: Ends[_EndingT],
     *,
     workers: int,
     stop: Stop,
+    beside: Beside | None = None,
 ) -> None:
     """Carry everything that *blocks* yields, with *workers* at a time, until its end or a stop.
 
-    A stop lets go of every row that waits and lets requests in flight land.
-    Raises what *blocks* raises.
+    A row for which *carry* returns None ends later, *beside*. A stop lets go of every row
+    that waits and lets requests in flight land. Raises what *blocks* raises.
     """
     hall = _Hall(blocks, stop)
     with _collecting_rarely():
         async with anyio.create_task_group() as team:
             team.start_soon(hall.fill)
-            async with anyio.create_task_group() as hands:
-                for _ in range(workers):
-                    hands.start_soon(_work, hall, carry, sink, stop)
+            async with anyio.create_task_group() as company:
+                if beside is not None:
+                    company.start_soon(beside.run)
+                async with anyio.create_task_group() as hands:
+                    for _ in range(workers):
+                        hands.start_soon(_work, hall, carry, sink, stop)
+                if beside is not None:
+                    beside.finish()
             # Nobody takes blocks any more: a reader that waits to hand one over may go.
             team.cancel_scope.cancel()
     if stop.reason is None:
@@ -293,7 +302,7 @@ class _Hall:
 
 async def _work(
     hall: _Hall,
-    carry: Callable[[Work], Awaitable[_EndingT]],
+    carry: Callable[[Work], Awaitable[_EndingT | None]],
     sink: Ends[_EndingT],
     stop: Stop,
 ) -> None:
@@ -303,7 +312,9 @@ async def _work(
             if item.change is not None:
                 sink.tally.carried += 1
                 try:
-                    sink.end(await carry(item))
+                    ending = await carry(item)
+                    if ending is not None:
+                        sink.end(ending)
                 finally:
                     sink.tally.carried -= 1
             elif item.known is not None:

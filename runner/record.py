@@ -13,7 +13,7 @@ import anyio
 
 from runner.journal import Committer, Journal
 from runner.log import journal_logger
-from runner.model import Intent, Outcome, encode_json
+from runner.model import Acceptance, Intent, Outcome, encode_json
 
 UNDO = "undo.jsonl"
 REPORT = "report.jsonl"
@@ -47,6 +47,10 @@ class Record:
     def intend(self, intent: Intent) -> None:
         """Write down what is about to be sent. It may leave once `durable` says so."""
         self._undo.append(encode_json(intent))
+
+    def accept(self, acceptance: Acceptance) -> None:
+        """Write down that the API took a row, whose effect is still to be proved."""
+        self._report.info("change.accepted", of=acceptance)
 
     def settle(self, outcome: Outcome) -> None:
         """Write down how a row ended."""

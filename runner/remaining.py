@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import msgspec
 
 from runner.check import changes
-from runner.errors import Problem, RunChanged
-from runner.model import Change, ErrorClass, Outcome, OutcomeKind
+from runner.errors import Problem, RunChanged, RunRefused
+from runner.forecast import PLAN
+from runner.lineage import IRREVERSIBLE
+from runner.model import Change, ErrorClass, Finding, Outcome, OutcomeKind
 from runner.opening import Opened
-from runner.pipeline import duplicate
-from runner.results import Index, Outcomes
-from runner.rows import BadRow, file_version, read
+from runner.results import Findings, Index, Outcomes, duplicate
+from runner.rows import BadRow, file_version, read, told
 from runner.steps import Work
 
 
@@ -20,8 +24,11 @@ def work_left(opened: Opened, index: Index) -> Iterator[list[Work]]:
     Raises `RunChanged` when the input is no longer what was checked.
     """
     checked = opened.checked
-    intents = index.intents(index.in_doubt())
-    with Outcomes(index) as outcomes:
+    to_follow = index.to_follow()
+    accepted = index.acceptances(to_follow)
+    intents = index.intents([*index.in_doubt(), *to_follow])
+    bad = _end_of_bad(opened)
+    with Outcomes(index) as outcomes, _plan(opened) as planned:
         for block in changes(read(checked.file, checked.columns), opened.job):
             if file_version(checked.file) != opened.version:
                 raise RunChanged(
@@ -34,17 +41,62 @@ def work_left(opened: Opened, index: Index) -> Iterator[list[Work]]:
                 if index.settled(number):
                     continue
                 if isinstance(item, BadRow):
-                    work.append(Work(known=_invalid(item)))
+                    work.append(Work(known=bad(item)))
                 elif problem := checked.contradiction(item):
                     work.append(Work(known=_invalid(_bad(item, problem))))
                 elif (first := checked.first_of(number)) is None:
-                    work.append(Work(change=item, intent=intents.get(number)))
+                    work.append(
+                        Work(
+                            change=item,
+                            intent=intents.pop(number, None),
+                            planned=planned(number),
+                            accepted=accepted.pop(number, None),
+                        )
+                    )
                 elif index.settled(first):
                     known = duplicate(outcomes.of(first), row=number, line=item.line)
                     work.append(Work(known=known))
                 # Otherwise it ends when the row ends that asked for the same.
             if work:
                 yield work
+
+
+def _end_of_bad(opened: Opened) -> Callable[[BadRow], Outcome]:
+    """Return what tells how a row ends that is no change; it is asked in input order."""
+    if not opened.manifest.undoes:
+        return _invalid
+    reasons = enumerate((reason for (reason,) in told(opened.checked.file, IRREVERSIBLE)), 1)
+
+    def end(row: BadRow) -> Outcome:
+        reason = next(reason for number, reason in reasons if number == row.number)
+        return irreversible(row, reason) if reason else _invalid(row)
+
+    return end
+
+
+def irreversible(row: BadRow, reason: str) -> Outcome:
+    """Return how a row of a rollback ends whose before-image cannot be restored."""
+    return msgspec.structs.replace(
+        _invalid(row),
+        outcome=OutcomeKind.IRREVERSIBLE,
+        error_class=ErrorClass.IRREVERSIBLE,
+        error=reason,
+    )
+
+
+@contextmanager
+def _plan(opened: Opened) -> Iterator[Callable[[int], Finding | None]]:
+    """Yield what tells how a row was found when it was planned, if this run was."""
+    if opened.manifest.planned is None:
+        yield lambda row: None
+        return
+    with Findings(opened.folder.path / PLAN) as found:
+        if found.rows != opened.checked.rows:
+            raise RunRefused(
+                f"{found.path}: has {found.rows:,} of {opened.checked.rows:,} rows, but was whole "
+                "when the run was planned; restore the run folder from a copy"
+            )
+        yield found.of
 
 
 def _bad(change: Change, problem: Problem) -> BadRow:

@@ -251,11 +251,14 @@ def told(answer: Response) -> str:
         body = body.get("message") or body.get("error") or body
     if isinstance(body, list):
         body = "; ".join(map(str, body))
-    text = " ".join("".join(c if c.isprintable() else " " for c in str(body)).split())
+    return in_one_line(str(body)) or "(the answer is empty)"
+
+
+def in_one_line(said: str) -> str:
+    """Return the server's words in one short line that holds no secret and steers no terminal."""
+    text = " ".join("".join(c if c.isprintable() else " " for c in said).split())
     text = scrub(text)
-    if len(text) > MAX_ERROR_TEXT:
-        text = text[:MAX_ERROR_TEXT] + " …"
-    return text or "(the answer is empty)"
+    return text if len(text) <= MAX_ERROR_TEXT else text[:MAX_ERROR_TEXT] + " …"
 
 
 def backoff_s(ruling: Ruling, *, retries: int, chance: float) -> float:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from typing import Self
+from typing import Generic, Protocol, Self, TypeVar
 
 import msgspec
 
 from runner.errors import LimitReached, RunFault, SettingsError
-from runner.steps import Ending
+from runner.retry import Ruling
 
 _FROM_ENDED = 20
 """A share of fewer rows than this says nothing."""
@@ -68,7 +68,29 @@ class FailureLimit(msgspec.Struct, frozen=True):
         )
 
 
-class Suspicions:
+class Suspect(Protocol):
+    """What is known of a row that has ended, as far as it may speak of the whole run."""
+
+    @property
+    def ruling(self) -> Ruling | None:
+        """What its last attempt came to, when it did not end well."""
+        ...
+
+    @property
+    def user_id(self) -> str:
+        """As whom it was asked."""
+        ...
+
+    @property
+    def http_status(self) -> int | None:
+        """Of the last answer."""
+        ...
+
+
+_SuspectT = TypeVar("_SuspectT", bound=Suspect)
+
+
+class Suspicions(Generic[_SuspectT]):
     """Keeps rows back that met what may be a fault of the whole run.
 
     A row that ends in any other way acquits them, and they end as they were
@@ -79,11 +101,11 @@ class Suspicions:
     def __init__(self, *, users: int) -> None:
         """*users*: how many different users the input has."""
         self._users = max(1, users)
-        self._suspects: defaultdict[tuple[str, int], list[Ending]] = defaultdict(list)
+        self._suspects: defaultdict[tuple[str, int], list[_SuspectT]] = defaultdict(list)
         self._convicted = False
         self._others = False
 
-    def weigh(self, ending: Ending) -> list[Ending]:
+    def weigh(self, ending: _SuspectT) -> list[_SuspectT]:
         """Return the rows that may be settled now. Raises `RunFault` on conviction."""
         ruling = ending.ruling
         if ruling is None or not ruling.halts_after:
@@ -91,10 +113,9 @@ class Suspicions:
             return [*self.acquit(), ending] if self._suspects else [ending]
         if self._convicted:
             return []
-        outcome = ending.outcome
-        suspects = self._suspects[str(ruling.error_class), outcome.http_status or 0]
+        suspects = self._suspects[str(ruling.error_class), ending.http_status or 0]
         suspects.append(ending)
-        users = {suspect.outcome.user_id for suspect in suspects}
+        users = {suspect.user_id for suspect in suspects}
         enough_users = len(users) >= min(ruling.over_users, self._users)
         nothing_else = len(suspects) > _MOST_SUSPECTS and not self._others
         if len(suspects) >= ruling.halts_after and (enough_users or nothing_else):
@@ -111,7 +132,7 @@ class Suspicions:
             return self.acquit()
         return []
 
-    def acquit(self) -> list[Ending]:
+    def acquit(self) -> list[_SuspectT]:
         """Return all rows kept back: they are to be settled as they were found."""
         suspects = [ending for group in self._suspects.values() for ending in group]
         self._suspects.clear()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import signal
 import time
 from collections.abc import Callable
 from typing import NoReturn
@@ -14,27 +13,22 @@ import anyio.to_thread
 import msgspec
 
 from runner.account import add_up, index_of
-from runner.api import Api
-from runner.attempt import Clocks, Sender, Transport
+from runner.attempt import Clocks
+from runner.engine import SIGNALED, Engine
 from runner.errors import DiskFault, Interrupted, SyncshiftError
-from runner.exchange import Exchanger, Policy
+from runner.exchange import Exchanger
 from runner.folder import Manifest
+from runner.following import Follower
 from runner.live import Live
 from runner.log import stamp
+from runner.model import OutcomeKind
 from runner.opening import Opened
-from runner.outage import Breaker, RetryBudget
 from runner.pipeline import Sink, Stop, flow, workers_for
 from runner.record import Record
 from runner.remaining import work_left
 from runner.results import Index, Summary
 from runner.rollout import FailureLimit, Suspicions
 from runner.steps import Update
-from runner.throttle import Throttle
-from runner.turnstile import Turnstile
-from runner.version import VERSION
-
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_SIGNALED = 128
 
 
 def limit_of(opened: Opened) -> FailureLimit:
@@ -57,34 +51,31 @@ async def carry_out(
     `JournalDamaged`, and `DiskFault` when even the account could not be written.
     """
     clocks = clocks or Clocks(time.monotonic, time.time, random.random)
-    settings = opened.settings
     limit = limit_of(opened)
     manifest = opened.folder.write(
         msgspec.structs.replace(
             opened.manifest,
             state="running",
             started=opened.manifest.started or stamp(clocks.wall()),
+            # On disk before the first request, so that no plan is carried out twice.
+            applied=_applied(opened.manifest, clocks.wall()),
             ended=None,
             reason=None,
             exit_code=None,
         )
     )
-    throttle = Throttle(
-        ceiling=settings.concurrency, rate_per_s=settings.rate, chance=clocks.chance
-    )
-    turnstile = Turnstile(throttle, clock=clocks.steady)
-    stop = Stop(turnstile)
+    engine = Engine(opened.settings, clocks=clocks)
     refusal: SyncshiftError | None = None
     try:
         async with anyio.create_task_group() as group:
             carrying = anyio.CancelScope()
-            group.start_soon(_heed_signals, stop, carrying, settings.drain_s, leave)
+            group.start_soon(engine.heed_signals, carrying, leave)
             try:
                 with carrying:
-                    await _carry(opened, turnstile, stop, limit, show, clocks, sync)
+                    await _carry(opened, engine, limit, show, sync)
                 # In a thread, so that a second signal is still heard.
                 summary = await anyio.to_thread.run_sync(
-                    _account, opened, manifest, stop.reason, clocks.wall()
+                    _account, opened, manifest, engine.stop.reason, clocks.wall()
                 )
             except SyncshiftError as error:
                 refusal = error
@@ -96,16 +87,19 @@ async def carry_out(
     return summary
 
 
+def _applied(manifest: Manifest, wall_s: float) -> str | None:
+    return manifest.applied or (stamp(wall_s) if manifest.is_plan else None)
+
+
 async def _carry(
     opened: Opened,
-    turnstile: Turnstile,
-    stop: Stop,
+    engine: Engine,
     limit: FailureLimit,
     show: Callable[[Live], None],
-    clocks: Clocks,
     sync: Callable[[int], None],
 ) -> None:
-    """Send what is left. Ends with every journal on disk, or with *stop* saying why not."""
+    """Send what is left. Ends with every journal on disk, or with a stop saying why not."""
+    clocks, stop = engine.clocks, engine.stop
     record = Record(opened.folder.path, clock=clocks.steady, wall_clock=clocks.wall, sync=sync)
     carried = False
     try:
@@ -125,25 +119,22 @@ async def _carry(
                 rows=opened.checked.rows,
                 settled_before=settled,
                 tally=sink.tally,
-                turnstile=turnstile,
-                record=record,
+                turnstile=engine.turnstile,
+                committer=record.committer,
                 clock=clocks.steady,
             )
         )
-        settings = opened.settings
-        async with Api(
-            base_url=settings.base_url,
-            concurrency=settings.concurrency,
-            timeout_s=settings.timeout_s,
-            version=VERSION,
-            trust_env=settings.trust_env,
-        ) as api:
+        async with engine.asking(opened.job, opened.tokens, tell=record.tell) as exchanger:
+            follower = _follower(opened, engine, exchanger, record, sink)
             await flow(
                 work_left(opened, index),
-                _step(opened, api, record, turnstile, stop, clocks).carry,
+                follower.carry,
                 sink,
-                workers=workers_for(concurrency=settings.concurrency, rows=opened.checked.rows),
+                workers=workers_for(
+                    concurrency=opened.settings.concurrency, rows=opened.checked.rows
+                ),
                 stop=stop,
+                beside=follower,
             )
         carried = True
     finally:
@@ -167,42 +158,37 @@ def _sink(opened: Opened, record: Record, stop: Stop, limit: FailureLimit, index
         suspicions=Suspicions(users=opened.checked.users),
         duplicates_of=opened.checked.duplicates_of,
         is_settled=index.settled,
+        # Whoever changed a sync since has the last word; that is no sign of a fault.
+        pardoned={OutcomeKind.CONFLICTED} if opened.manifest.undoes else (),
     )
 
 
-def _step(
-    opened: Opened,
-    transport: Transport,
-    record: Record,
-    turnstile: Turnstile,
-    stop: Stop,
-    clocks: Clocks,
-) -> Update:
-    settings = opened.settings
-    sender = Sender(
-        transport=transport,
-        turnstile=turnstile,
-        tokens=opened.tokens,
-        breaker=Breaker(chance=clocks.chance),
-        longest_wait_s=settings.max_outage_s,
-        stop=stop,
-        tell=record.tell,
-        clocks=clocks,
-    )
-    exchanger = Exchanger(
-        sender,
-        policy=Policy(settings.max_attempts, settings.max_outage_s),
-        budget=RetryBudget(concurrency=settings.concurrency),
-        probe_with=opened.job.read,
-    )
-    return Update(
+def _follower(
+    opened: Opened, engine: Engine, exchanger: Exchanger, record: Record, sink: Sink
+) -> Follower:
+    settings, clocks = opened.settings, engine.clocks
+    update = Update(
         job=opened.job,
         exchanger=exchanger,
-        turnstile=turnstile,
+        turnstile=engine.turnstile,
         record=record,
         reads=not settings.no_read,
+        until=settings.until,
         clock=clocks.steady,
         wall_clock=clocks.wall,
+    )
+    return Follower(
+        update,
+        job=opened.job,
+        exchanger=exchanger,
+        turnstile=engine.turnstile,
+        record=record,
+        sink=sink,
+        stop=engine.stop,
+        clocks=clocks,
+        looks_at_once=settings.concurrency,
+        confirm_timeout_s=settings.confirm_timeout_s,
+        resync_timeout_s=settings.resync_timeout_s,
     )
 
 
@@ -255,24 +241,5 @@ def _state(reason: SyncshiftError | None) -> str:
 
 def _exit_code(reason: SyncshiftError | None) -> int | None:
     if isinstance(reason, Interrupted):
-        return _SIGNALED + reason.signal_number
+        return SIGNALED + reason.signal_number
     return None if reason is None else reason.exit_code
-
-
-async def _heed_signals(
-    stop: Stop, carrying: anyio.CancelScope, drain_s: float, leave: Callable[[int], NoReturn]
-) -> None:
-    """On the first signal let what is in flight land, *drain_s* at most; on the second leave."""
-    with anyio.open_signal_receiver(*_SIGNALS) as signals:
-        heeded = False
-        async for number in signals:
-            if heeded:
-                leave(_SIGNALED + number)
-            heeded = True
-            stop(
-                Interrupted(
-                    f"{signal.Signals(number).name} came; what was in flight could land",
-                    signal_number=number,
-                )
-            )
-            carrying.deadline = anyio.current_time() + drain_s

@@ -1,7 +1,8 @@
 """What happens to one change, in order: look, write down, touch, judge.
 
-A step returns how the row ended; it writes down the intent, and leaves the
-outcome to the sink. It raises `Closing` when the run ends first, and the row
+A step returns how the row ended, or the case that it has become once the API
+took it and its effect is still to be proved. It writes down the intent, and
+leaves the outcome to the sink. It raises `Closing` when the run ends first, and the row
 then stays unprocessed.
 """
 
@@ -12,6 +13,7 @@ from functools import partial
 
 import msgspec
 
+from runner.drift import moved_in_doubt, moved_since
 from runner.errors import Fault, FaultKind, SyncshiftError
 from runner.exchange import Doubt, Exchange, Exchanger
 from runner.job import Job
@@ -29,6 +31,7 @@ from runner.model import (
     Sighting,
     State,
 )
+from runner.proving import Case, accepted_at, begin, target
 from runner.record import Record
 from runner.retry import Ruling, judge
 from runner.turnstile import Closing, Turnstile
@@ -54,9 +57,19 @@ class Ending(msgspec.Struct, frozen=True, gc=False):
     outcome: Outcome
     ruling: Ruling | None = None
 
+    @property
+    def user_id(self) -> str:
+        """As whom it was sent."""
+        return self.outcome.user_id
+
+    @property
+    def http_status(self) -> int | None:
+        """Of the last answer."""
+        return self.outcome.http_status
+
 
 class Update:
-    """Carries one change to its end, as far as the API's acceptance."""
+    """Carries one change as far as the API's acceptance."""
 
     def __init__(
         self,
@@ -66,26 +79,32 @@ class Update:
         turnstile: Turnstile,
         record: Record,
         reads: bool,
+        until: str | None,
         clock: Callable[[], float],
         wall_clock: Callable[[], float],
     ) -> None:
-        """*reads*: look at the present state before it is changed."""
+        """*reads*: look at the present state before it is changed.
+
+        *until*: how far changes are proved; None: rows that start a re-sync
+        until it has ended, others not at all.
+        """
         self._job = job
         self._ask = exchanger.ask
         self._turnstile = turnstile
         self._record = record
         self._reads = reads
+        self._until = until
         self._clock = clock
         self._wall_clock = wall_clock
 
-    async def carry(self, work: Work) -> Ending:
-        """Take the change of *work* to its outcome.
+    async def carry(self, work: Work) -> Ending | Case:
+        """Take the change of *work* to its outcome, or as far as the API's acceptance.
 
         Raises `Closing`, and `DiskFault` when nothing can be recorded any more.
         """
         change = work.change
         assert change is not None  # noqa: S101  # what is not to be carried does not come here
-        row = _Row(self, change, work.intent)
+        row = _Row(self, change, work.intent, work.planned)
         try:
             if not self._reads:
                 return await row.write(None, None)
@@ -97,21 +116,31 @@ class Update:
             ruling = judge(Fault(FaultKind.INTERNAL, type(error).__name__), writes=True)
             return row.end(OutcomeKind.EXHAUSTED, ruling=ruling)
 
+    def target(self, change: Change, before: State | None) -> Proof:
+        """Return how far *change* is to be proved, made to a sync in state *before*."""
+        narrowed = _less(change, before) if before else change
+        return target(self._until, resyncs=self._job.starts_resync(narrowed, before))
+
 
 class _Row:
     """One change on its way, and what is known about it so far."""
 
-    def __init__(self, step: Update, change: Change, intent: Intent | None) -> None:
+    def __init__(
+        self, step: Update, change: Change, intent: Intent | None, planned: Finding | None
+    ) -> None:
         self._step = step
         self._change = change
         self._intent = intent
+        self._planned = planned
         self._began = step._clock()
         self._before: State | None = intent.before if intent else None
+        self._seen: Sighting | None = intent.seen if intent else None
+        self._recorded_at = intent.timestamp if intent else ""
         self._sends = 0
         self._sent = intent is not None
         self._last: Exchange | None = None
 
-    async def look_then_write(self) -> Ending:
+    async def look_then_write(self) -> Ending | Case:
         """Read the present state, and send only what is not so yet."""
         job, change = self._step._job, self._change
         look = await self._look()
@@ -124,13 +153,15 @@ class _Row:
         if self._intent is not None:
             if in_force:
                 self._sends = 1  # at least: it is in force, so one has left
-                return self.end(OutcomeKind.UPDATED, proof=Proof.CONFIRMED)
-            if moved := _moved(self._intent, state):
+                return self._landed()
+            if moved := moved_in_doubt(self._intent, state):
                 return self._conflicted(ErrorClass.CONFLICT, moved)
             return await self.write(state, None)
         self._before = state
         if in_force:
             return self.end(OutcomeKind.UNCHANGED)
+        if self._planned is not None and (why := moved_since(self._planned, state)):
+            return self._conflicted(*why)
         if change.expected is not None:
             for name, wanted in change.expected.items():
                 if name not in state:
@@ -143,7 +174,7 @@ class _Row:
                     )
         return await self.write(state, job.sight(answer))
 
-    async def write(self, state: State | None, seen: Sighting | None) -> Ending:
+    async def write(self, state: State | None, seen: Sighting | None) -> Ending | Case:
         """Record the intent, send what differs from *state*, and see how that went."""
         step, job, change = self._step, self._step._job, self._change
         narrowed = _less(change, state) if state else change
@@ -152,6 +183,7 @@ class _Row:
         await step._turnstile.approach()
         try:
             if self._intent is None:
+                self._seen, self._recorded_at = seen, stamp(step._wall_clock())
                 step._record.intend(
                     Intent(
                         row=change.row,
@@ -161,7 +193,7 @@ class _Row:
                         before=self._before,
                         seen=seen,
                         desired=change.desired,
-                        timestamp=stamp(step._wall_clock()),
+                        timestamp=self._recorded_at,
                     )
                 )
                 await step._record.durable()
@@ -179,10 +211,46 @@ class _Row:
         self._sends += exchange.sends
         self._sent = self._sends > 0 or self._intent is not None
         if exchange.accepted:
-            return self.end(OutcomeKind.UPDATED, proof=Proof.ACCEPTED)
+            return self._accepted(exchange)
         if exchange.landed or (exchange.in_doubt and await self._look_again() is Doubt.LANDED):
-            return self.end(OutcomeKind.UPDATED, proof=Proof.CONFIRMED)
+            return self._landed()
         return self._given_up(exchange)
+
+    def _accepted(self, exchange: Exchange) -> Ending | Case:
+        """Return the row's end if no more is to be proved, else what is."""
+        target = self._step.target(self._change, self._before)
+        if target is Proof.ACCEPTED:
+            return self.end(OutcomeKind.UPDATED, proof=Proof.ACCEPTED)
+        answer = exchange.last.result
+        assert isinstance(answer, Response)  # noqa: S101  # accepted, so it answered
+        acceptance = Acceptance(
+            row=self._change.row,
+            accepted_at=accepted_at(answer, now_s=self._step._wall_clock()),
+            http_status=answer.status,
+            request_id=answer.request_id,
+            attempts=self._sends,
+        )
+        return self._case(acceptance, target)
+
+    def _landed(self) -> Ending | Case:
+        """Go on from a read that shows the change in force, although no answer has said so."""
+        target = self._step.target(self._change, self._before)
+        if target is not Proof.RESYNCED:
+            return self.end(OutcomeKind.UPDATED, proof=Proof.CONFIRMED)
+        row, attempts = self._change.row, self._sends
+        acceptance = Acceptance(row=row, accepted_at=self._recorded_at, attempts=attempts)
+        return self._case(acceptance, target)
+
+    def _case(self, acceptance: Acceptance, target: Proof) -> Case:
+        return begin(
+            self._change,
+            before=self._before,
+            seen=self._seen,
+            acceptance=acceptance,
+            target=target,
+            began_s=self._began,
+            since_s=self._step._clock(),
+        )
 
     async def _look(self) -> Exchange:
         job, change = self._step._job, self._change
@@ -250,14 +318,3 @@ def _less(change: Change, state: State) -> Change:
     if len(desired) == len(change.desired):
         return change
     return msgspec.structs.replace(change, desired=desired)
-
-
-def _moved(intent: Intent, state: State) -> str | None:
-    """Say how a row in doubt differs from both its before-image and its target, if it does."""
-    before = intent.before or {}
-    for name, wanted in intent.desired.items():
-        now = state.get(name)
-        if now is not None and now not in {wanted, before.get(name)}:
-            was = before.get(name, "not told")
-            return f"{name} was {was} and was to become {wanted}, but is now {now}"
-    return None

@@ -113,6 +113,10 @@ class Turnstile:
             self.sleeping -= 1
         raise Closing
 
+    async def until_closed(self) -> None:
+        """Return once nobody passes any more."""
+        await self._closed.wait()
+
     def close(self) -> None:
         """Let nobody pass any more, and wake everybody who waits."""
         self._closed.set()

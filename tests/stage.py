@@ -26,18 +26,23 @@ from typing import Any, NoReturn, ParamSpec, Self
 import msgspec
 
 from runner.attempt import Clocks
+from runner.forecast import Plan
 from runner.job import Job
 from runner.journal import Journal, scan
 from runner.live import Live
 from runner.log import configure
 from runner.model import encode_json
 from runner.opening import Opened, open_new, reopen
+from runner.redo import classes_of, open_retry
 from runner.results import Summary
+from runner.revisit import open_planned, visit
+from runner.rounds import Verified, make_plan, verify
 from runner.run import carry_out
 from runner.secret import Secret
 from runner.settings import Resolved, resolve
 from runner.simulator import AuditEntry, Behavior, Faults, Simulator, SyncRecord
 from runner.tokens import TokenChecker, TokenSource, load_signing_key, make_demo_key
+from runner.undo import open_rollback
 
 PROJECT = "p1"
 OLD = "11111111-1111-4111-8111-111111111111"
@@ -156,9 +161,14 @@ class Run:
         return self._journal("events")
 
     @property
+    def acceptances(self) -> dict[int, dict[str, Any]]:
+        """What is on record of rows that were to be proved further."""
+        return {line["row"]: line for line in self.lines if line["event"] == "change.accepted"}
+
+    @property
     def outcomes(self) -> dict[int, dict[str, Any]]:
         """How each row ended; fails when one ended twice."""
-        lines = self.lines
+        lines = [line for line in self.lines if line["event"] == "change.settled"]
         found = {line["row"]: line for line in lines}
         assert len(found) == len(lines), "a row has two outcomes"
         return found
@@ -179,7 +189,7 @@ class Run:
 
     def forget(self, *rows: int) -> None:
         """Take the outcomes of *rows* out of the report, as if a crash had lost them."""
-        self._rewrite("report", [line for line in self.lines if line["row"] not in rows])
+        self._rewrite("report", [line for line in self.lines if not _ends(line, rows)])
 
     def forget_all(self) -> None:
         """Take every outcome out of the report."""
@@ -324,6 +334,8 @@ class Stage:
             "base_url": self.sim.base_url,
             "project_id": PROJECT,
             "runs_dir": self.place / "runs",
+            # How far a change is proved is a story of its own.
+            "until": "accepted",
         }
         flags = own | self._settings | settings
         return resolve(
@@ -368,6 +380,57 @@ class Stage:
         """Go on with *run*."""
         return await self.carry(self.reopen(run.id, **settings))
 
+    async def plan(self, job: str = MIGRATE, *, run_id: str | None = None, **settings: Any) -> Plan:
+        """Plan a run on the input."""
+        opened = open_new(
+            job,
+            str(self.source),
+            self.resolved(**settings),
+            run_id=run_id,
+            is_plan=True,
+            warn=_no_warning,
+        )
+        return await make_plan(opened, show=lambda _: None, leave=_never_leave, clocks=self.clocks)
+
+    async def apply(self, run_id: str, *, max_age_s: float = 86_400.0, **settings: Any) -> Run:
+        """Carry out a planned run."""
+        return await self.carry(self.open_planned(run_id, max_age_s=max_age_s, **settings))
+
+    def open_planned(self, run_id: str, *, max_age_s: float = 86_400.0, **settings: Any) -> Opened:
+        """Open a planned run to carry it out."""
+        return open_planned(
+            run_id,
+            self.resolved(**settings),
+            max_age_s=max_age_s,
+            now_s=self.clocks.wall(),
+            warn=_no_warning,
+        )
+
+    async def verify(self, run_id: str, **settings: Any) -> Verified:
+        """Look at every sync that a run may have changed."""
+        found = visit(run_id, self.resolved(**settings), warn=_no_warning)
+        return await verify(found, show=lambda _: None, leave=_never_leave, clocks=self.clocks)
+
+    def findings(self, file: str | Path | None) -> dict[int, dict[str, Any]]:
+        """Return the findings in *file* by row; fails when a row has two."""
+        assert file is not None
+        lines = [msgspec.json.decode(line.data) for line in scan(Path(file))]
+        found = {line["row"]: line for line in lines}
+        assert len(found) == len(lines), "a row has two findings"
+        return found
+
+    async def retry(self, run: Run, wanted: str | None = None, **settings: Any) -> Run:
+        """Retry *run* and carry that to where it ends; *wanted* is what ``--class`` says."""
+        opened = open_retry(
+            run.id, self.resolved(**settings), classes=classes_of(wanted), warn=_no_warning
+        )
+        return await self.carry(opened)
+
+    async def rollback(self, run: Run, *, only: bool = False, **settings: Any) -> Run:
+        """Roll *run* back and carry that to where it ends."""
+        opened = open_rollback(run.id, self.resolved(**settings), only=only, warn=_no_warning)
+        return await self.carry(opened)
+
     async def interrupted(self, *, after: int, job: str = MIGRATE, **settings: Any) -> Run:
         """Carry a new run until a SIGTERM comes, when *after* requests have come."""
         self.after(after, lambda: signal.raise_signal(signal.SIGTERM))
@@ -393,6 +456,10 @@ class Stage:
             for act in due:
                 act()
         return self.checker(token)
+
+
+def _ends(line: dict[str, Any], rows: tuple[int, ...]) -> bool:
+    return line["event"] == "change.settled" and line["row"] in rows
 
 
 def _no_warning(text: str) -> None:

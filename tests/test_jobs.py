@@ -37,7 +37,8 @@ from runner.job import (
     foreign_fields,
     help_text,
 )
-from runner.model import Change, Field, Response, Row, State
+from runner.model import Change, Field, Intent, Response, Row, State
+from runner.undo import row_of
 
 OLD = "0aea7d3a-b5f7-4488-890e-d51a5cf4f8f1"
 NEW = "11111111-2222-4333-8444-aaaaaaaaaaaa"
@@ -309,6 +310,28 @@ class TestContract:
         again = job.inverse(back, state(job))
         assert again is not None
         assert again.desired == made.desired
+
+    def test_contract_a_rollback_writes_what_is_read_as_the_inverse(self, job: Job) -> None:
+        """The row that a rollback writes for a change is parsed as exactly its inverse."""
+        made = change(job, state(job))
+        before = state(job, other=True)
+        intent = Intent(
+            row=7,
+            line=9,
+            sync_id=made.sync_id,
+            user_id=made.user_id,
+            before=before,
+            seen=None,
+            desired=made.desired,
+            timestamp="",
+        )
+        cells = row_of(before, intent, owned=job.owns, job=job, row=7)
+        names = [f.name for f in job.owns] + [f.expected_name for f in job.owns]
+        told = zip(("sync_id", "user_id", *names), map(str, cells), strict=False)
+        row = Row(7, 9, {name: cell for name, cell in told if cell})
+
+        assert cells[-1] == ""
+        assert job.parse(row) == job.inverse(made, before)
 
     def test_contract_what_was_not_read_cannot_be_undone(self, job: Job) -> None:
         """Without the value that a field had, no other one is put in its place."""

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from runner.authority import token_source
 from runner.errors import (
     InputError,
     NotConfirmed,
@@ -25,7 +26,7 @@ from runner.errors import (
     SigningKeyError,
 )
 from runner.folder import Folder
-from runner.opening import Opened, give_up, open_new, reopen, token_source
+from runner.opening import Opened, give_up, open_new, reopen
 from runner.settings import Resolved, Settings, resolve
 from runner.tokens import ReadyToken, Tokens, load_signing_key
 from runner.version import VERSION

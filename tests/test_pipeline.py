@@ -18,7 +18,8 @@ import pytest
 from runner.errors import DiskFault, InputError, LimitReached, SyncshiftError
 from runner.live import Live
 from runner.model import Change, ErrorClass, Intent, Outcome, OutcomeKind, Verdict
-from runner.pipeline import Sink, Stop, duplicate, flow, workers_for
+from runner.pipeline import Sink, Stop, flow, workers_for
+from runner.results import duplicate
 from runner.retry import Ruling
 from runner.rollout import FailureLimit, Suspicions
 from runner.simulator import Fault, Faults, SyncRecord

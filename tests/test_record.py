@@ -33,7 +33,7 @@ from runner.model import (
 from runner.outage import Breaker, RetryBudget
 from runner.record import EVENTS, REPORT, UNDO, Record
 from runner.secret import Secret
-from runner.steps import Update
+from runner.steps import Ending, Update, Work
 from runner.throttle import Throttle
 from runner.tokens import ReadyToken
 from runner.turnstile import Turnstile
@@ -277,13 +277,16 @@ async def test_d10_an_answer_that_came_is_written_down_whatever_is_canceled(
         turnstile=turnstile,
         record=record,
         reads=True,
+        until=None,
         clock=time.monotonic,
         wall_clock=clock,
     )
 
     async def row(number: int) -> None:
         change = Change(number, number, str(number), "ann", {"frequency": "24h"})
-        record.settle((await update.carry(change)).outcome)
+        ending = await update.carry(Work(change=change))
+        assert isinstance(ending, Ending)
+        record.settle(ending.outcome)
         await record.durable()
 
     tasks = [asyncio.create_task(row(number)) for number in range(1, 9)]

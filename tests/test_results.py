@@ -604,6 +604,7 @@ def test_the_summary_reads_as_documented(tmp_path: Path) -> None:
         ("resyncs", 1),
         ("limits", {"max_failures": "10%", "rate": None}),
         ("files", {name: {"rows": f.rows, "sha256": f.sha256} for name, f in files.items()}),
+        ("family", []),
     ]
 
 

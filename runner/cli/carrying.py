@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
 
 from runner.cli.flags import Asking, Output, told
 from runner.errors import NotConfirmed, SyncshiftError
@@ -17,6 +18,18 @@ if TYPE_CHECKING:
     from runner.opening import Opened
     from runner.results import Summary
     from runner.settings import Resolved
+
+_T = TypeVar("_T")
+_T_co = TypeVar("_T_co", covariant=True)
+
+
+class _Work(Protocol[_T_co]):
+    """What takes a while, and is shown meanwhile."""
+
+    def __call__(
+        self, *, show: Callable[[Live], None], leave: Callable[[int], NoReturn]
+    ) -> Awaitable[_T_co]: ...
+
 
 _MANY_RESYNCS = 100
 """Above this many re-syncs a yes is not enough: the number is to be typed."""
@@ -73,7 +86,8 @@ def see_through(
         opened.tokens.close()
         opened.folder.unlock()
         run_id = opened.folder.run_id
-        screen.warn(f"nothing was sent; go on whenever you like: syncshift resume {run_id}")
+        again = "apply" if opened.manifest.planned and not opened.manifest.applied else "resume"
+        screen.warn(f"nothing was sent; go on whenever you like: syncshift {again} {run_id}")
         raise
     except SyncshiftError as refusal:
         give_up(opened, refusal)
@@ -88,8 +102,9 @@ def _confirm(opened: Opened, asking: Asking, output: Output) -> None:
     """Show what is about to happen, and have it confirmed. Raises `NotConfirmed`."""
     from runner.cli import screen
 
-    left, resyncs = opened.left, opened.resyncs
-    asks = left > 0 and not asking.yes
+    most = opened.left - opened.following if opened.changes is None else opened.changes
+    resyncs = opened.resyncs
+    asks = most > 0 and not asking.yes
     if asks or not output.quiet:
         screen.errors().print(_intention(opened))
     if asking.expect is not None and asking.expect != resyncs:
@@ -99,10 +114,10 @@ def _confirm(opened: Opened, asking: Asking, output: Output) -> None:
     if not asks:
         return
     if resyncs > _MANY_RESYNCS:
-        question = f"Send up to {left:,} changes? Type the number of re-syncs to go on:"
+        question = f"Send up to {most:,} changes? Type the number of re-syncs to go on:"
         agreed = screen.ask_for(question) in {f"{resyncs}", f"{resyncs:,}"}
     else:
-        agreed = screen.ask(f"Send up to {left:,} changes?")
+        agreed = screen.ask(f"Send up to {most:,} changes?")
     if not agreed:
         raise NotConfirmed("not confirmed; nothing was sent")
 
@@ -119,22 +134,31 @@ def _tell_again(opened: Opened, output: Output) -> int:
 
 
 def _carry(opened: Opened, *, quiet: bool) -> Summary:
+    from runner.run import carry_out
+
+    return shown(partial(carry_out, opened), quiet=quiet)
+
+
+def shown(work: _Work[_T], *, quiet: bool) -> _T:
+    """Do *work* in an event loop, show how it goes, and return what it returns.
+
+    It is handed what shows its live figures, and what ends the process at once.
+    """
     import anyio
 
     from runner.cli import screen
-    from runner.run import carry_out
 
-    with ExitStack() as shown:
+    with ExitStack() as pictures:
 
         def show(live: Live) -> None:
-            shown.enter_context(screen.progress(live, quiet=quiet))
+            pictures.enter_context(screen.progress(live, quiet=quiet))
 
         def leave(code: int) -> NoReturn:
-            shown.close()
+            pictures.close()
             os._exit(code)
 
-        async def main() -> Summary:
-            return await carry_out(opened, show=show, leave=leave)
+        async def main() -> _T:
+            return await work(show=show, leave=leave)
 
         return anyio.run(main, backend_options={"use_uvloop": _has_uvloop()})
 
@@ -171,7 +195,9 @@ def _intention(opened: Opened) -> Any:
 
     checked, settings = opened.checked, opened.settings
     left = opened.left
-    rows = [f"{left:,} to carry"]
+    rows = [f"{left - opened.following:,} to carry"]
+    if opened.following:
+        rows.append(f"{opened.following:,} accepted, to be followed")
     if opened.resumed:
         rows.append(f"{checked.rows - left:,} ended before")
     if checked.duplicates:
@@ -185,8 +211,9 @@ def _intention(opened: Opened) -> Any:
         f"{settings.concurrency} requests in flight, {rate}, {settings.max_attempts} attempts each"
     )
     failures = limit_of(opened).in_words(rows=left)
+    at_most = "up to " if opened.changes is None else ""
     resyncs = (
-        f"up to {opened.resyncs:,}: a changed credential makes Paragon sync all anew"
+        f"{at_most}{opened.resyncs:,}: a changed credential makes Paragon sync all anew"
         if opened.resyncs
         else "none"
     )
@@ -206,7 +233,7 @@ def _intention(opened: Opened) -> Any:
                 "re-syncs": resyncs,
                 "limits": limits,
                 "failures": failures + (", counted afresh" if opened.resumed else ""),
-                "proof": _PROOFS[settings.until],
+                "proof": _PROOFS[settings.until or (None if opened.resyncs else "accepted")],
             }
         ),
         *(Text.assemble(("  mind: ", "yellow"), plain(remark)) for remark in opened.remarks),

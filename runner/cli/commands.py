@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from cyclopts import App, CycloptsError
 
-from runner.cli import local, looking, runs
+from runner.cli import local, looking, plans, runs, undoing
 from runner.errors import SettingsError, SyncshiftError
 from runner.version import VERSION
 
@@ -28,7 +28,19 @@ app = App(
         "129/130/143 interrupted."
     ),
 )
-for _command in (runs.run, runs.resume, looking.status, looking.report, local.simulate, local.demo):
+for _command in (
+    plans.plan,
+    plans.apply,
+    runs.run,
+    runs.resume,
+    plans.verify,
+    undoing.retry,
+    undoing.rollback,
+    looking.status,
+    looking.report,
+    local.simulate,
+    local.demo,
+):
     app.command(_command)
 
 

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeAlias
 
 import anyio
 import anyio.from_thread
@@ -30,12 +31,15 @@ _SEED = 11
 _INTERRUPTED = 130
 _MIGRATION = "migrate-credentials.csv"
 _SCHEDULE = "change-frequency.jsonl"
-_PACE = ("--rate", "50")
+_PACE = ("--rate", "80")
 """Slow enough to be watched."""
 _PATIENCE_S = 5.0
 """How long a command may take to end when the demo is interrupted."""
 _SHARE_OF_ROWS = 0.4
 """How far the first run gets before it is interrupted."""
+
+_States: TypeAlias = dict[str, dict[str, str]]
+"""Fields of syncs, by ID."""
 
 
 def tell_story(keep: Path | None) -> int:
@@ -63,6 +67,10 @@ class _Story:
         self._inputs = inputs
         self._simulator = simulator
         self._console: Console = screen.data()
+        self._before = {
+            sync_id: {"credential_id": sync.credential_id}
+            for sync_id, sync in simulator.snapshot().items()
+        }
         self._command: subprocess.Popen[bytes] | None = None
         self._environment = {
             **os.environ,
@@ -75,42 +83,36 @@ class _Story:
             self._environment.pop(name, None)
 
     def tell(self) -> int:
-        rows = sum(1 for _ in self._rows(_MIGRATION))
+        rows = sum(1 for _ in _rows(self._inputs / _MIGRATION))
         self._say(
             "A Sync API is being simulated on this machine. It answers in about 60 ms, and one "
             "request in ten meets a fault: a 500, a 503, a 429, a dropped connection, a lost "
             "answer, or one that makes no sense."
         )
-        self._say(f"1. Move {rows} syncs to new credentials. After a while we press Ctrl-C.")
-        first = self._start(
-            "run",
-            "migrate-credentials",
-            self._inputs / _MIGRATION,
-            "--run-id",
-            "migration",
-            *_PACE,
-            "--yes",
-        )
-        patches = int(rows * _SHARE_OF_ROWS)
-        while first.poll() is None and self._patches() < patches:
-            threading.Event().wait(0.05)
-        first.send_signal(signal.SIGINT)
-        interrupted = first.wait()
-        self._say("2. Nothing is lost: resume goes on with the rows that are left.")
-        resumed = self._start("resume", "migration", "--yes").wait()
-        self._say("3. Change how often other syncs run, from a JSONL file. No re-sync is started.")
-        scheduled = self._start(
-            "run",
-            "change-frequency",
-            self._inputs / _SCHEDULE,
-            "--run-id",
-            "schedule",
-            *_PACE,
-            "--yes",
-        ).wait()
-        self._say("4. What is there now.")
-        self._start("status").wait()
-        return self._conclude(interrupted, resumed, scheduled)
+        self._say(f"1. Look at {rows} syncs that are to move to new credentials. Nothing is sent.")
+        migration = ("migrate-credentials", self._inputs / _MIGRATION, "--run-id", "migration")
+        good = self._ends("plan", *migration, *_PACE)
+        good &= self._patches() == 0
+        self._say("2. Carry the plan out, and press Ctrl-C on the way.")
+        good &= self._interrupt("apply", "migration", "--yes", after=int(rows * _SHARE_OF_ROWS))
+        self._say("3. Nothing is lost: resume goes on, and follows each re-sync to its end.")
+        good &= self._ends("resume", "migration", "--yes")
+        self._say("4. Is it in force?")
+        good &= self._ends("verify", "migration")
+        good &= self._agrees(self._wanted(_MIGRATION))
+        self._say("5. It was the wrong Friday. Put everything back.")
+        rollback = ("rollback", "migration", "--run-id", "way-back", "--until", "confirmed")
+        good &= self._ends(*rollback, "--yes")
+        good &= self._agrees(self._before)
+        self._say("6. Change how often other syncs run, from a JSONL file. No re-sync is started.")
+        schedule = ("change-frequency", self._inputs / _SCHEDULE, "--run-id", "schedule")
+        good &= self._ends("run", *schedule, *_PACE, "--yes")
+        good &= self._agrees(self._wanted(_SCHEDULE))
+        self._say("What is there now.")
+        good &= self._ends("status")
+        self._console.print()
+        self._console.print(f"Everything was written to [bold]{self._home / 'runs'}[/]")
+        return 0 if good else 1
 
     def end(self) -> None:
         """Let no command outlive the demo: nobody would answer it any more."""
@@ -124,28 +126,40 @@ class _Story:
             command.kill()
             command.wait()
 
-    def _conclude(self, interrupted: int, resumed: int, scheduled: int) -> int:
-        state = self._simulator.snapshot()
-        wanted = [
-            state[row.fields["sync_id"]].credential_id == row.fields["credential_id"]
-            for row in self._rows(_MIGRATION)
-        ] + [
-            state[row.fields["sync_id"]].frequency == row.fields["frequency"]
-            for row in self._rows(_SCHEDULE)
-        ]
-        self._say(
-            f"The simulator's own state agrees for {sum(wanted)} of {len(wanted)} syncs. "
-            f"It saw {self._patches()} PATCHes and {self._simulator.requests} requests in all."
+    def _ends(self, *words: object) -> bool:
+        """Run a command to its end; tell whether all was well."""
+        return self._start(*words).wait() == 0
+
+    def _interrupt(self, *words: object, after: int) -> bool:
+        """Press Ctrl-C once *after* PATCHes have come; tell whether that ended the command."""
+        command = self._start(*words)
+        while command.poll() is None and self._patches() < after:
+            threading.Event().wait(0.05)
+        command.send_signal(signal.SIGINT)
+        return command.wait() == _INTERRUPTED
+
+    def _wanted(self, name: str) -> _States:
+        owned = ("credential_id", "frequency")
+        return {
+            row.fields["sync_id"]: {n: v for n, v in row.fields.items() if n in owned}
+            for row in _rows(self._inputs / name)
+        }
+
+    def _agrees(self, states: _States) -> bool:
+        """Compare the simulator's own state with *states*, and tell what came of it."""
+        now = self._simulator.snapshot()
+        same = sum(
+            all(getattr(now[sync_id], name) == value for name, value in state.items())
+            for sync_id, state in states.items()
         )
-        self._console.print(f"Everything was written to [bold]{self._home / 'runs'}[/]")
-        good = all(wanted) and (interrupted, resumed, scheduled) == (_INTERRUPTED, 0, 0)
-        return 0 if good else 1
+        self._console.print(
+            f"The simulator's own state agrees for {same} of {len(states)} syncs; it saw "
+            f"{self._patches()} PATCHes and {self._simulator.requests} requests so far."
+        )
+        return same == len(states)
 
     def _patches(self) -> int:
         return sum(1 for entry in list(self._simulator.audit) if entry.method == "PATCH")
-
-    def _rows(self, name: str) -> Iterator[Row]:
-        return _rows(self._inputs / name)
 
     def _say(self, text: str) -> None:
         self._console.print()
@@ -172,7 +186,7 @@ def _serving(key_text: Secret, inputs: Path) -> Iterator[Simulator]:
         verify=TokenChecker(key.public_pem(), f"useparagon.com/{_PROJECT}"),
         seed=_SEED,
         faults=_faults(),
-        behavior=Behavior(resync_s=3.0),
+        behavior=Behavior(resync_s=1.5),
     )
     for name in (_MIGRATION, _SCHEDULE):
         owners = ((r.fields["sync_id"], r.fields["user_id"]) for r in _rows(inputs / name))

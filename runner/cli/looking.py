@@ -15,7 +15,7 @@ from runner.cli.flags import Output, told
 from runner.errors import SyncshiftError
 
 if TYPE_CHECKING:
-    from runner.folder import Folder
+    from runner.folder import Folder, Manifest
     from runner.results import Summary
 
 _LOOK_EVERY_S = 0.5
@@ -123,6 +123,7 @@ def _picture(folder: Folder, summary: Summary | None = None) -> Any:
         "run": f"{manifest.run_id} ({manifest.state})",
         "job": f"{manifest.job} on {manifest.settings.base_url}",
         "input": manifest.input.name,
+        **_kin(manifest, summary),
         "started": summary.started,
     }
     now = time.time()
@@ -132,10 +133,31 @@ def _picture(folder: Folder, summary: Summary | None = None) -> Any:
     ]
     if waits:
         known["waiting"] = "; ".join(waits)
+    if manifest.is_plan and not manifest.applied:
+        return Group(screen.facts(known), _plan_picture(folder, manifest))
     return Group(
         screen.facts(known),
         screen.result(summary, folder=str(folder.path), reason=manifest.reason),
     )
+
+
+def _kin(manifest: Manifest, summary: Summary) -> dict[str, str]:
+    """Return what is to be said of the runs that belong to this one."""
+    if summary.family:
+        retries = ", ".join(summary.family[1:])
+        return {"family": f"added up with its retries: {retries}"}
+    if manifest.parent is None:
+        return {}
+    whole = f"; with all of its retries: syncshift status {manifest.parent}"
+    told = whole if manifest.relation == "retry" else ""
+    return {"goes back to": f"{manifest.parent}, as its {manifest.relation}{told}"}
+
+
+def _plan_picture(folder: Folder, manifest: Manifest) -> Any:
+    from runner.cli.findings import plan_picture
+    from runner.forecast import plan_of
+
+    return plan_picture(plan_of(folder, manifest), manifest, live=folder.is_locked())
 
 
 def _summary(folder: Folder) -> Summary:
@@ -176,6 +198,8 @@ def _facts_of(folder: Folder) -> dict[str, Any]:
         "succeeded": index.succeeded,
         "failed": index.failed,
         "unprocessed": left,
+        "parent": manifest.parent,
+        "relation": manifest.relation,
         "created": manifest.created,
         "ended": manifest.ended,
     }
@@ -189,8 +213,8 @@ def _table(listed: list[dict[str, Any]]) -> Table:
     for run in listed:
         table.add_row(
             run["run_id"],
-            run["job"],
-            str(run["verdict"] or "at work"),
+            run["job"] + (f" ({run['relation']})" if run["relation"] else ""),
+            str(run["verdict"] or ("planned" if run["state"] == "planned" else "at work")),
             *(
                 "" if run[name] is None else f"{run[name]:,}"
                 for name in ("rows", "succeeded", "failed", "unprocessed")

@@ -199,6 +199,7 @@ def _line(live: Live) -> str:
         f"{100 * settled // rows if rows else 100}%",
         f"{_rate(live):,.0f}/s",
         f"{live.in_flight} in flight",
+        *_followed(live),
         *_tallied(live),
     ]
     waits = [f"waiting: {wait}" for wait in _waits(live)]
@@ -212,7 +213,7 @@ def _picture(live: Live) -> RenderableType:
         ProgressBar(total=max(1, rows), completed=settled, width=32),
         f"{settled:,} of {rows:,} rows",
         f"{_rate(live):,.0f}/s",
-        f"{live.in_flight} in flight",
+        "  ".join([f"{live.in_flight} in flight", *_followed(live)]),
         "" if waits else _eta(live),
     )
     counts = Text("  " + "   ".join(_tallied(live) or ["nothing has ended yet"]))
@@ -229,6 +230,10 @@ def _rate(live: Live) -> float:
 def _eta(live: Live) -> str:
     rate, left = _rate(live), live.rows - live.settled
     return f"{duration(left / rate)} left" if rate > 0 and left else ""
+
+
+def _followed(live: Live) -> list[str]:
+    return [f"{live.followed:,} followed"] if live.followed else []
 
 
 def _tallied(live: Live) -> list[str]:

@@ -1,10 +1,12 @@
 """What a run adds up to, computed from its files alone.
 
 `index` knows how far each row has come, and `outcomes` fetches how one ended;
-`files` sorts the input by them, and `summary` adds up the outcomes (`tally`),
-the time (`history`) and the verdict (`verdict`). Nothing here sends, waits, or writes to a journal.
+`findings` does both for plans and proofs. `files` sorts the input by outcomes, and `summary` adds
+up the outcomes (`tally`), the time (`history`) and the verdict (`verdict`). Nothing here sends,
+waits, or writes to a journal.
 """
 
+from runner.results.family import FamilyIndex, FamilyOutcomes, outcomes_of
 from runner.results.files import (
     COLUMNS,
     FAILED_FILE,
@@ -13,9 +15,10 @@ from runner.results.files import (
     FileWritten,
     write_files,
 )
+from runner.results.findings import Findings
 from runner.results.index import Index
-from runner.results.outcomes import Outcomes
-from runner.results.summary import Summary, encode_summary, summarize, write_summary
+from runner.results.outcomes import Outcomes, duplicate
+from runner.results.summary import Retry, Summary, encode_summary, summarize, write_summary
 from runner.results.tally import Latency
 from runner.results.verdict import RunVerdict, exit_code_of, verdict_of
 
@@ -24,14 +27,20 @@ __all__ = [
     "FAILED_FILE",
     "SUCCEEDED_FILE",
     "UNPROCESSED_FILE",
+    "FamilyIndex",
+    "FamilyOutcomes",
     "FileWritten",
+    "Findings",
     "Index",
     "Latency",
     "Outcomes",
+    "Retry",
     "RunVerdict",
     "Summary",
+    "duplicate",
     "encode_summary",
     "exit_code_of",
+    "outcomes_of",
     "summarize",
     "verdict_of",
     "write_files",

@@ -22,6 +22,7 @@ import msgspec
 from runner.errors import DiskFault, SyncshiftError
 from runner.journal import sync_directory, write_whole
 from runner.model import SUCCEEDED
+from runner.results.family import FamilyIndex, FamilyOutcomes, outcomes_of
 from runner.results.index import Index
 from runner.results.outcomes import Outcomes
 
@@ -66,7 +67,7 @@ def write_files(
     *,
     header: Sequence[str],
     records: Iterable[Record],
-    index: Index,
+    index: Index | FamilyIndex,
     rows: int,
 ) -> dict[str, FileWritten]:
     """Write ``succeeded.csv``, ``failed.csv`` and ``unprocessed.csv``; tell what is in each.
@@ -85,7 +86,8 @@ def write_files(
             name: stack.enter_context(_Part(directory / name, (*header, *COLUMNS)))
             for name in (SUCCEEDED_FILE, FAILED_FILE, UNPROCESSED_FILE)
         }
-        outcomes = stack.enter_context(Outcomes(index))
+        outcomes = outcomes_of(index)
+        stack.enter_context(outcomes)
         width = len(header)
         for number, line, cells in _each_once(records, rows):
             name, told = _told(number, index, outcomes)
@@ -118,7 +120,9 @@ def _each_once(records: Iterable[Record], rows: int) -> Iterator[Record]:
         )
 
 
-def _told(row: int, index: Index, outcomes: Outcomes) -> tuple[str, Sequence[object]]:
+def _told(
+    row: int, index: Index | FamilyIndex, outcomes: Outcomes | FamilyOutcomes
+) -> tuple[str, Sequence[object]]:
     """Return the file that *row* belongs to, and its outcome columns behind row and line."""
     if not index.settled(row):
         sent = "no"

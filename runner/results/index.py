@@ -11,7 +11,7 @@ import msgspec
 
 from runner.errors import RunRefused, SyncshiftError
 from runner.journal import Line, Tail, scan
-from runner.model import SUCCEEDED, Intent, OutcomeKind
+from runner.model import SUCCEEDED, Acceptance, Intent, OutcomeKind
 
 _SETTLED = "change.settled"
 _ACCEPTED = "change.accepted"
@@ -43,6 +43,7 @@ class _Intended(msgspec.Struct, gc=False):
 _DECODE_REPORTED = msgspec.json.Decoder(_Reported).decode
 _DECODE_INTENDED = msgspec.json.Decoder(_Intended).decode
 _DECODE_INTENT = msgspec.json.Decoder(Intent).decode
+_DECODE_ACCEPTANCE = msgspec.json.Decoder(Acceptance).decode
 
 
 class Index:
@@ -133,6 +134,27 @@ class Index:
                     found[row] = _DECODE_INTENT(line.data)
             except msgspec.MsgspecError as error:
                 raise not_understood(self.undo, f"line {line.seq}", error) from error
+            if not wanted:
+                break
+        return found
+
+    def acceptances(self, rows: Collection[int]) -> dict[int, Acceptance]:
+        """Return the first acceptance of each of *rows*, as the report has it.
+
+        Memory grows with *rows* alone. Raises as `read` does.
+        """
+        wanted = set(rows)
+        found: dict[int, Acceptance] = {}
+        if not wanted or not self.report.exists():
+            return found
+        for line in scan(self.report):
+            try:
+                told = _DECODE_REPORTED(line.data)
+                if told.event == _ACCEPTED and told.row in wanted:
+                    wanted.remove(told.row)
+                    found[told.row] = _DECODE_ACCEPTANCE(line.data)
+            except msgspec.MsgspecError as error:
+                raise not_understood(self.report, f"line {line.seq}", error) from error
             if not wanted:
                 break
         return found

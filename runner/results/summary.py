@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,23 @@ import msgspec
 from runner.errors import SyncshiftError
 from runner.journal import write_file
 from runner.model import ErrorClass, encode_json
+from runner.results.family import FamilyIndex
 from runner.results.files import FAILED_FILE, SUCCEEDED_FILE, UNPROCESSED_FILE, FileWritten
 from runner.results.history import Session, read_sessions
 from runner.results.index import Index
-from runner.results.tally import Latency, StartsResync, add_up
+from runner.results.tally import Latency, StartsResync, Tally, add_up
 from runner.results.verdict import RunVerdict, exit_code_of, verdict_of
 
 UNPROCESSED = "unprocessed"
+
+
+class Retry(msgspec.Struct, frozen=True):
+    """One run of a family, as far as its history is added up."""
+
+    run_id: str
+    events: Path
+    started: str
+    ended: str | None
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,10 +66,12 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     """The limits under which it ran, as ``run.json`` has them."""
     files: dict[str, FileWritten]
     """The result files by name."""
+    family: tuple[str, ...] = ()
+    """The run and its retries, oldest first, when the figures are those of all of them."""
 
 
 def summarize(
-    index: Index,
+    index: Index | FamilyIndex,
     *,
     events: Path,
     run_id: str,
@@ -72,11 +85,14 @@ def summarize(
     starts_resync: StartsResync,
     live: bool = False,
     signal: int | None = None,
+    retries: Sequence[Retry] = (),
 ) -> Summary:
     """Return what the run adds up to, from its files alone: the same each time it is asked.
 
     *live* and *signal* are those of `verdict_of` and `exit_code_of`; *files*
-    may be empty, otherwise they were written from this *index*.
+    may be empty, otherwise they were written from this *index*. *retries* are
+    those that a `FamilyIndex` has behind its first run; every row then counts
+    once, as it ended last, and *live* speaks of all of them.
 
     Raises `SyncshiftError` unless succeeded + failed + unprocessed = *rows*,
     in the journals and in the files; `JournalDamaged` and `RunRefused` as
@@ -85,10 +101,13 @@ def summarize(
     index.check(rows)
     unprocessed = rows - index.succeeded - index.failed
     _check_files(files, index, unprocessed)
-    sessions = read_sessions(events, started=started, ended=ended)
-    tally = add_up(index, sessions, starts_resync)
+    sessions, tally = _history(
+        index, (Retry(run_id, events, started, ended), *retries), starts_resync
+    )
     work_s = sum(session.seconds for session in sessions)
     verdict = verdict_of(state, failed=index.failed, unprocessed=unprocessed, live=live)
+    if live and retries:
+        verdict = None
     return Summary(
         run_id=run_id,
         job=job,
@@ -96,7 +115,7 @@ def summarize(
         verdict=verdict,
         exit_code=exit_code_of(verdict, signal=signal),
         started=started,
-        ended=ended,
+        ended=_last_end((ended, *(retry.ended for retry in retries))),
         rows=rows,
         counts={**{kind.value: n for kind, n in index.counts.items()}, UNPROCESSED: unprocessed},
         error_classes={c.value: n for c in ErrorClass if (n := tally.error_classes[c])},
@@ -107,7 +126,29 @@ def summarize(
         resyncs=tally.resyncs,
         limits=dict(limits),
         files=dict(files),
+        family=(run_id, *(retry.run_id for retry in retries)) if retries else (),
     )
+
+
+def _history(
+    index: Index | FamilyIndex, runs: Sequence[Retry], starts_resync: StartsResync
+) -> tuple[list[Session], Tally]:
+    """Return when *runs* were at work, and the sums over their outcomes."""
+    tally, every = Tally(), []
+    for number, run in enumerate(runs):
+        sessions = read_sessions(run.events, started=run.started, ended=run.ended)
+        if isinstance(index, FamilyIndex):
+            is_last = partial(index.is_last, number)
+            add_up(index.indexes[number], sessions, starts_resync, tally=tally, is_last=is_last)
+        else:
+            add_up(index, sessions, starts_resync, tally=tally)
+        every += sessions
+    return every, tally
+
+
+def _last_end(ends: Sequence[str | None]) -> str | None:
+    """Return the last of *ends*; None when one of them has not come."""
+    return None if None in ends else max(end for end in ends if end)
 
 
 def encode_summary(summary: Summary) -> bytes:
@@ -131,7 +172,9 @@ def _waits(sessions: list[Session]) -> dict[str, float]:
     return {reason: round(waits[reason], 3) for reason in sorted(waits)}
 
 
-def _check_files(files: Mapping[str, FileWritten], index: Index, unprocessed: int) -> None:
+def _check_files(
+    files: Mapping[str, FileWritten], index: Index | FamilyIndex, unprocessed: int
+) -> None:
     told = {
         SUCCEEDED_FILE: index.succeeded,
         FAILED_FILE: index.failed,

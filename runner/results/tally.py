@@ -91,24 +91,34 @@ class Tally:
         """Rows updated whose change starts a full re-sync."""
         self.elapsed_ms = Histogram()
 
-    def add(self, line: _Settled, starts_resync: StartsResync) -> None:
-        """Count one outcome."""
+    def add(self, line: _Settled, starts_resync: StartsResync, *, last: bool = True) -> None:
+        """Count one outcome; of one that is not the row's *last* only what it took."""
+        self.attempts += line.attempts
+        if not last:
+            return
         if line.error_class is not None:
             self.error_classes[line.error_class] += 1
-        self.attempts += line.attempts
         if line.sent or line.elapsed_ms or line.http_status is not None:
             self.elapsed_ms.add(line.elapsed_ms)
         if line.outcome is OutcomeKind.UPDATED and starts_resync(line.desired or {}, line.before):
             self.resyncs += 1
 
 
-def add_up(index: Index, sessions: Sequence[Session], starts_resync: StartsResync) -> Tally:
-    """Return the sums over the outcomes that *index* knows, and no others.
+def add_up(
+    index: Index,
+    sessions: Sequence[Session],
+    starts_resync: StartsResync,
+    *,
+    tally: Tally | None = None,
+    is_last: Callable[[int], bool] = lambda row: True,
+) -> Tally:
+    """Return the sums over the outcomes that *index* knows, and no others; added to *tally*.
 
+    *is_last* tells whether a row's outcome is its last one in a family of runs.
     Each line of the report is a sign of life for the session it falls into.
     Raises `JournalDamaged`, and `RunRefused` for what this version does not know.
     """
-    tally = Tally()
+    tally = tally or Tally()
     following = iter(sessions)
     session = next(following)
     after = next(following, None)
@@ -120,6 +130,6 @@ def add_up(index: Index, sessions: Sequence[Session], starts_resync: StartsResyn
         while after is not None and found.timestamp >= after.opened:
             session, after = after, next(following, None)
         if index.offset(found.row) == line.offset:
-            tally.add(found, starts_resync)
+            tally.add(found, starts_resync, last=is_last(found.row))
             session.alive(found.timestamp)
     return tally

@@ -35,7 +35,7 @@ _SIGNALED = 128
 def verdict_of(
     state: str, *, failed: int, unprocessed: int, live: bool = False
 ) -> RunVerdict | None:
-    """Return what a run in *state* (of ``run.json``) came to; None: it is still at work.
+    """Return what a run in *state* (of ``run.json``) came to; None: it is at work, or only planned.
 
     *live* tells whether a process holds the run's lock: one that is `checking`
     or `running` without it was killed. Where no row remains there was nothing
@@ -43,6 +43,8 @@ def verdict_of(
 
     Raises `SyncshiftError` for a state that this version does not know.
     """
+    if state == "planned":
+        return None
     if state == "refused":
         return RunVerdict.REFUSED
     if state in ("checking", "running"):

@@ -15,7 +15,7 @@ from runner.rows.files import (
     refused,
 )
 from runner.rows.plan import BadRow
-from runner.rows.reading import Record, own_columns, read, records
+from runner.rows.reading import Record, objects, own_columns, read, records, told
 from runner.rows.text import inert, shown
 
 __all__ = [
@@ -27,10 +27,12 @@ __all__ = [
     "Trace",
     "file_version",
     "inert",
+    "objects",
     "own_columns",
     "read",
     "recognise",
     "records",
     "refused",
     "shown",
+    "told",
 ]

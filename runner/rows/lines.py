@@ -47,10 +47,15 @@ def json_records(file: InputFile, trace: Trace) -> Iterator[JsonRecord]:
         raise
 
 
+def values_of(line: bytes) -> dict[str, msgspec.Raw]:
+    """Return each value of an object as the JSON it was."""
+    return _DECODE_RAW(line)
+
+
 def cells_of(line: bytes) -> dict[str, str]:
     """Return the text of each value of an object; what is not text, as the JSON it was."""
     cells = {}
-    for key, value in _DECODE_RAW(line).items():
+    for key, value in values_of(line).items():
         raw = bytes(value)
         cells[key] = _DECODE_TEXT(raw) if raw.startswith(b'"') else raw.decode()
     return cells

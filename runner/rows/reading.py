@@ -14,7 +14,7 @@ from runner.errors import Problem
 from runner.model import Row
 from runner.rows.columns import DROPPED_PREFIX, Columns, Rule, resembled, rules_of, understand
 from runner.rows.files import InputFile, Lost, Trace, refused
-from runner.rows.lines import JsonRecord, cells_of, json_records
+from runner.rows.lines import JsonRecord, cells_of, json_records, values_of
 from runner.rows.plan import BadRow, Flaw, Plan
 from runner.rows.table import CsvRecord, csv_records, unclosed
 from runner.rows.text import encodable, shown
@@ -69,6 +69,24 @@ def records(file: InputFile, columns: Columns, names: Sequence[str]) -> Iterator
         yield from _in_blocks(file, _csv_cells(file, len(names)))
     else:
         yield from _in_blocks(file, _json_cells(file, rules_of(columns), names))
+
+
+def told(file: InputFile, *names: str) -> Iterator[tuple[str, ...]]:
+    """Yield what each record of *file* says under *names*, ``syncshift_*`` among them.
+
+    Text, or what is not text as JSON; nothing where there is no such cell. Raises as `read` does.
+    """
+    cells = _csv_told if file.format == "csv" else _json_told
+    return chain.from_iterable(_in_blocks(file, cells(file, names)))
+
+
+def objects(file: InputFile) -> Iterator[list[dict[str, Any]]]:
+    """Yield every record of a JSONL *file* as an object, in blocks, without ``syncshift_*`` keys.
+
+    Values stand as they were written. One that is no sound object comes as an
+    object that can become no change either. Raises as `read` does.
+    """
+    return _in_blocks(file, map(_object, json_records(file, Trace())))
 
 
 def own_columns(file: InputFile) -> tuple[str, ...]:
@@ -272,6 +290,28 @@ def _csv_cells(file: InputFile, width: int) -> Iterator[Record]:
         texts = [encodable(cells[index]) if index < len(cells) else "" for index in kept]
         surplus = map(encodable, cells[len(names) :])
         yield Record(number, line, (*texts[:width], *surplus))
+
+
+def _csv_told(file: InputFile, names: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    found = csv_records(file, Trace())
+    _, _, header, _ = next(found, (0, [], [], ()))
+    places = [header.index(name) if name in header else len(header) for name in names]
+    for _, _, cells, _ in found:
+        within = cells[: len(header)]
+        yield tuple(within[at] if at < len(within) else "" for at in places)
+
+
+def _json_told(file: InputFile, names: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    for _, raw, value, _ in json_records(file, Trace()):
+        cells = cells_of(raw) if value else {}
+        yield tuple(cells.get(name, "") for name in names)
+
+
+def _object(record: JsonRecord) -> dict[str, Any]:
+    _, raw, value, flaws = record
+    if flaws or not value:
+        return {"unreadable": raw.decode("utf-8", "backslashreplace")}
+    return {key: v for key, v in values_of(raw).items() if not key.startswith(DROPPED_PREFIX)}
 
 
 def _json_cells(file: InputFile, rules: dict[str, Rule], names: Sequence[str]) -> Iterator[Record]:

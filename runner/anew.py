@@ -1,0 +1,36 @@
+"""Which settings of a run may be given anew when somebody comes back to it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import msgspec
+
+from runner.errors import RunChanged
+from runner.settings import Resolved, Settings
+
+_ANEW = {"rate", "concurrency", "max_failures", "timeout_s"}
+"""Settings that may be given anew when a run is resumed."""
+CHILDS_OWN = frozenset({*_ANEW, "until"})
+"""Those that may be given anew for a run that goes back to another one."""
+_FIXED = ("base_url", "project_id", "audience", "until")
+"""Settings that must be the run's own, and are checked because the environment may hold them."""
+
+
+def merged(own: Settings, resolved: Resolved, *, anew: Collection[str] = _ANEW) -> Settings:
+    """Return a run's own settings with what may be given *anew*. Raises `RunChanged`."""
+    now = resolved.settings
+    if "project_id" in resolved.told and "audience" not in resolved.told:
+        # The audience follows from the project; one difference is told once.
+        now = msgspec.structs.replace(now, audience=own.audience)
+    for name in _FIXED:
+        if name in anew:
+            continue
+        if name in resolved.told and getattr(now, name) != getattr(own, name):
+            raise RunChanged(
+                f"the run was begun with --{name.replace('_', '-')} "
+                f"{getattr(own, name) or '(not given)'}, and now it is {getattr(now, name)}; "
+                "leave that out, or begin a new run"
+            )
+    given = {name: getattr(now, name) for name in resolved.told.intersection(anew)}
+    return msgspec.structs.replace(own, **given)

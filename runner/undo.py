@@ -1,0 +1,211 @@
+"""Opens a rollback: a new run that puts back what a run, and its retries, may have changed."""
+
+from __future__ import annotations
+
+import os
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+
+import msgspec
+
+from runner.account import index_of, origins_of
+from runner.anew import CHILDS_OWN, merged
+from runner.errors import RunRefused, SettingsError
+from runner.folder import Folder
+from runner.job import Job, find
+from runner.journal import scan
+from runner.lineage import IRREVERSIBLE, ROW, Member, holding, root_of, with_retries
+from runner.model import Change, Field, Intent, OutcomeKind, State
+from runner.opening import Opened, open_child
+from runner.record import UNDO
+from runner.results import Index, Outcomes
+from runner.results.outcomes import line_at
+from runner.settings import Resolved
+from runner.streams import Pieces, csv_line
+
+_DECODE_INTENT = msgspec.json.Decoder(Intent).decode
+_PERHAPS_NOTHING = frozenset(
+    {OutcomeKind.REJECTED, OutcomeKind.EXHAUSTED, OutcomeKind.UNCHANGED, OutcomeKind.CONFLICTED}
+)
+"""Outcomes of rows with an intent of which it is worth asking whether anything landed."""
+
+
+def open_rollback(
+    parent: str,
+    resolved: Resolved,
+    *,
+    only: bool = False,
+    run_id: str | None = None,
+    warn: Callable[[str], None],
+) -> Opened:
+    """Make a run that takes every sync which *parent* may have changed back to what it was.
+
+    With its retries and theirs, unless *only*. Changes nothing about these runs.
+    Raises `NoSuchRun`, `RunLocked` while any of them is at work, `RunChanged`,
+    `UsageError` when there is nothing to put back.
+    """
+    if resolved.settings.no_read:
+        raise SettingsError(
+            "--no-read cannot be had with rollback: what others changed since must be seen; "
+            "leave it out"
+        )
+    folder = Folder.open(resolved.places.runs_dir, parent)
+    manifest = folder.read()
+    if manifest.is_plan and not manifest.applied:
+        raise SettingsError(f"run {parent} is a plan that was never applied: nothing was sent")
+    itself = Member(folder, manifest)
+    members = (itself,) if only else with_retries(folder, manifest)
+    settings = msgspec.structs.replace(
+        merged(manifest.settings, resolved, anew=CHILDS_OWN),
+        no_read=False,
+        skip_invalid=False,
+        ignore_columns=(),
+    )
+    job = find(manifest.job)
+    with holding(members), _Touched(members, rows=root_of(folder).manifest.rows or 0) as touched:
+        if not len(touched):
+            raise SettingsError(f"run {parent} has nothing to put back: it changed no sync")
+        return open_child(
+            manifest,
+            Pieces(_input(touched, job)),
+            resolved,
+            format="csv",
+            relation="rollback",
+            undoes=True,
+            settings=settings,
+            run_id=run_id,
+            warn=warn,
+        )
+
+
+class _Touched:
+    """The syncs that some runs may have changed, in eighteen bytes a row. Enter it first."""
+
+    def __init__(self, members: Sequence[Member], *, rows: int) -> None:
+        """*members* are of one family, oldest first; *rows* is what its root has."""
+        self._members = members
+        self._stack = ExitStack()
+        self._undo: list[int] = []
+        self._oldest_member = array("H", bytes(2 * (rows + 1)))
+        self._oldest_at = array("Q", bytes(8 * (rows + 1)))
+        self._newest: list[array[int]] = []
+        self._seen = bytearray(rows + 1)
+
+    def __enter__(self) -> _Touched:
+        for number, member in enumerate(self._members):
+            path = member.folder.path / UNDO
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC) if path.exists() else -1
+            if fd >= 0:
+                self._stack.callback(os.close, fd)
+            self._undo.append(fd)
+            self._newest.append(self._take(number, member) if fd >= 0 else array("Q"))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def __len__(self) -> int:
+        return self._seen.count(1)
+
+    def newest_first(self) -> Iterator[tuple[int, Intent, Intent]]:
+        """Yield each sync once: row of the root, its first intent, and its last."""
+        done = bytearray(len(self._seen))
+        for number in range(len(self._members) - 1, -1, -1):
+            origins = self._origins(self._members[number])
+            for at in reversed(self._newest[number]):
+                last = self._intent(number, at)
+                row = origins[last.row - 1] if origins else last.row
+                if not done[row]:
+                    done[row] = 1
+                    yield row, self._intent(self._oldest_member[row], self._oldest_at[row]), last
+
+    def _take(self, number: int, member: Member) -> array[int]:
+        """Return where the first intent of each row stands that may have landed."""
+        index, origins = index_of(member.folder), self._origins(member)
+        places, known = array("Q"), bytearray((member.manifest.rows or 0) + 1)
+        index.check(len(known) - 1)
+        with Outcomes(index) as outcomes:
+            for line in scan(member.folder.path / UNDO):
+                own = _DECODE_INTENT(line.data).row
+                if known[own] or not _may_have_landed(own, index, outcomes):
+                    continue
+                known[own] = 1
+                places.append(line.offset)
+                row = origins[own - 1] if origins else own
+                if not 0 < row < len(self._seen):
+                    raise RunRefused(
+                        f"{member.folder.path}: its input speaks of row {row}, which the run that "
+                        "it retries has not; restore the folder from a copy"
+                    )
+                if not self._seen[row]:
+                    self._seen[row] = 1
+                    self._oldest_member[row], self._oldest_at[row] = number, line.offset
+        return places
+
+    def _origins(self, member: Member) -> array[int] | None:
+        return origins_of(member) if member.manifest.relation == "retry" else None
+
+    def _intent(self, number: int, at: int) -> Intent:
+        return _DECODE_INTENT(line_at(self._undo[number], at))
+
+
+def _may_have_landed(row: int, index: Index, outcomes: Outcomes) -> bool:
+    """Tell whether a PATCH of *row*, which has an intent, may have changed something."""
+    kind = index.outcome(row)
+    if kind not in _PERHAPS_NOTHING:
+        return True
+    found = outcomes.of(row)
+    refused = kind is OutcomeKind.REJECTED and found.attempts == 1
+    return found.sent and not refused
+
+
+def _input(touched: _Touched, job: Job) -> Iterator[bytes]:
+    """Yield the input of a rollback, from which ordinary rows do the rest."""
+    owned = tuple(job.owns)
+    yield csv_line(
+        (
+            "sync_id",
+            "user_id",
+            *(field.name for field in owned),
+            *(field.expected_name for field in owned),
+            ROW,
+            IRREVERSIBLE,
+        )
+    )
+    for row, first, last in touched.newest_first():
+        yield csv_line(row_of(first.before, last, owned=owned, job=job, row=row))
+
+
+def row_of(
+    before: State | None, last: Intent, *, owned: Sequence[Field], job: Job, row: int
+) -> tuple[object, ...]:
+    """Return the cells that take a sync from what *last* wrote back to *before*."""
+    change = Change(row, 0, last.sync_id, last.user_id, last.desired)
+    inverse = None if before is None else job.inverse(change, before)
+    desired: State = {} if inverse is None else inverse.desired
+    expected: State = last.desired if inverse is None else inverse.expected or {}
+    reason = ""
+    if inverse is None:
+        reason = _untold(before, last.desired)
+    elif strange := [f.name for f in owned if f.name in desired and not f.accepts(desired[f.name])]:
+        reason = f"{strange[0]} was {desired[strange[0]]!r}, which Syncshift cannot set"
+    if reason:
+        desired = {}
+    return (
+        last.sync_id,
+        last.user_id,
+        *(desired.get(field.name, "") for field in owned),
+        *(expected.get(field.name, "") for field in owned),
+        row,
+        reason,
+    )
+
+
+def _untold(before: State | None, desired: State) -> str:
+    names = [name for name in desired if before is None or name not in before]
+    if before is None:
+        return f"{' and '.join(names)} was not read before it was changed"
+    if not names:
+        return "the job cannot take this change back"
+    return f"the API never told {' and '.join(names)} of this sync, so it cannot be restored"
