@@ -16,7 +16,7 @@ from runner.folder import Folder
 from runner.job import Job, find
 from runner.journal import scan
 from runner.lineage import IRREVERSIBLE, ROW, Member, holding, root_of, with_retries
-from runner.model import Change, Field, Intent, OutcomeKind, State
+from runner.model import Change, ErrorClass, Field, Intent, OutcomeKind, State
 from runner.opening import Opened, open_child
 from runner.record import UNDO
 from runner.results import Index, Outcomes
@@ -156,8 +156,10 @@ def _may_have_landed(row: int, index: Index, outcomes: Outcomes) -> bool:
     if kind not in _PERHAPS_NOTHING:
         return True
     found = outcomes.of(row)
-    refused = kind is OutcomeKind.REJECTED and found.attempts == 1
-    return found.sent and not refused
+    # One that was refused otherwise may have landed before, in a session that was killed; if it
+    # has not, the rollback sees that and leaves the sync as it is.
+    gone = kind is OutcomeKind.REJECTED and found.error_class is ErrorClass.NOT_FOUND
+    return found.sent and not gone
 
 
 def _input(touched: _Touched, job: Job) -> Iterator[bytes]:

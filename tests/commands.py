@@ -177,9 +177,17 @@ class Stage:
     """Where commands are run. Use it with ``with``; whatever still runs at the end is killed."""
 
     def __init__(
-        self, home: Path, *, faults: Faults | None = None, behavior: Behavior | None = None
+        self,
+        home: Path,
+        *,
+        faults: Faults | None = None,
+        behavior: Behavior | None = None,
+        until: str | None = "accepted",
     ) -> None:
+        """*until* stands in the settings file: how far a change is proved is a story of its own."""
         self.home = home
+        if until is not None:
+            (home / "syncshift.toml").write_text(f'until = "{until}"\n', encoding="utf-8")
         self.runs = home / "runs"
         key = load_signing_key(signing_key(), origin="the tests' key")
         self.simulator = Simulator(

@@ -15,7 +15,7 @@ import pytest
 from runner import following
 from runner.model import Acceptance, Change, Proof, Response, Sighting
 from runner.proving import Case, accepted_at, begin
-from runner.simulator import TOLD, Behavior, Faults, OutageKind
+from runner.simulator import TOLD, Behavior, Fault, Faults, OutageKind
 from tests import commands
 from tests.stage import BOTH, FREQUENCY, NEW, OLD, OTHER, Run, Stage, in_fast_motion
 
@@ -128,7 +128,7 @@ async def test_without_reading_first_a_change_can_still_be_proved(tmp_path: Path
         assert [entry.method for entry in stage.audit if entry.sync_id == "s1"] == ["PATCH", "GET"]
 
 
-@in_fast_motion(20)
+@in_fast_motion(60)
 async def test_an_outage_does_not_count_against_a_row_that_is_followed(tmp_path: Path) -> None:
     """While the server is down nobody can look; the row still gets its time afterwards."""
     async with Stage(
@@ -194,7 +194,7 @@ async def test_what_starts_no_resync_ends_at_confirmed(tmp_path: Path) -> None:
         assert told(run) == ("updated", "confirmed", None)
 
 
-@in_fast_motion(50)
+@in_fast_motion(100)
 async def test_an_old_sync_run_is_not_mistaken_for_the_resync(tmp_path: Path) -> None:
     """`IDLE` alone is no proof: the sync must have run after the change was accepted."""
     async with Stage(tmp_path, until="resynced", resync_timeout="5m") as stage:
@@ -319,9 +319,9 @@ def test_the_moment_of_acceptance_is_the_servers_where_it_told_one() -> None:
 @in_fast_motion(50)
 async def test_a_lost_answer_that_landed_is_followed_as_well(tmp_path: Path) -> None:
     """What a look shows in force has been accepted too, and its re-sync counts like any other."""
-    faults = Faults(drop_after=1.0)
-    async with Stage(tmp_path, faults=faults, behavior=Behavior(resync_s=20)) as stage:
+    async with Stage(tmp_path, behavior=Behavior(resync_s=20)) as stage:
         stage.plain(2)
+        stage.sim.script(method="PATCH", sync_id="s1", faults=(Fault.DROP_AFTER,))
         run = await stage.run(until=None)
 
         assert told(run) == ("updated", "resynced", None)
@@ -386,7 +386,7 @@ async def test_p5_nothing_is_called_confirmed_that_was_dropped(tmp_path: Path) -
 # ------------------------------------------------------------------------------ being followed
 
 
-@in_fast_motion(20)
+@in_fast_motion(30)
 async def test_rows_asleep_hold_neither_worker_nor_slot(tmp_path: Path) -> None:
     """With one request at a time, 40 rows are all accepted while none has ended."""
     shown: list[tuple[int, int]] = []
@@ -422,9 +422,7 @@ async def test_a_full_house_of_sleepers_makes_workers_wait(
     ) as stage:
         stage.plain(60)
         lives: list[Any] = []
-        stage.when(
-            lambda: bool(lives) and bool(seen.append(lives[0].followed)), lambda: None
-        )
+        stage.when(lambda: bool(lives) and bool(seen.append(lives[0].followed)), lambda: None)
         run = await stage.carry(stage.open(), show=lives.append)
 
         assert run.counts == {"updated": 60}
@@ -460,7 +458,7 @@ async def test_an_interrupted_run_lets_go_of_followed_rows_and_takes_them_up_aga
     tmp_path: Path,
 ) -> None:
     """They are safe on disk: a signal ends the run at once, and resume sends nothing again."""
-    async with Stage(tmp_path, behavior=Behavior(resync_s=300), until="resynced") as stage:
+    async with Stage(tmp_path, behavior=Behavior(resync_s=40), until="resynced") as stage:
         stage.plain(10)
         stage.when(
             lambda: sum(stage.reads.values()) > 22, lambda: signal.raise_signal(signal.SIGTERM)
@@ -509,7 +507,7 @@ async def test_time_that_passed_while_nobody_followed_counts_but_one_look_is_due
         assert set(stage.patches.values()) == {1}
 
 
-@in_fast_motion(20)
+@in_fast_motion(50)
 async def test_a_revoked_key_leaves_followed_rows_to_be_resumed(tmp_path: Path) -> None:
     """What is a fault of the whole run stops it; no row is called unconfirmed for it."""
     async with Stage(

@@ -130,17 +130,20 @@ async def test_what_was_not_read_is_irreversible(tmp_path: Path) -> None:
             await stage.rollback(run, no_read=True)
 
 
-async def test_what_the_api_refused_is_left_out(tmp_path: Path) -> None:
-    """A row that was refused changed nothing, so its sync is not part of the rollback."""
+@pytest.mark.parametrize(("error_class", "rows"), [("not_found", 1), ("forbidden", 2)])
+async def test_of_refused_rows_only_those_whose_sync_is_gone_are_left_out(
+    error_class: str, rows: int, tmp_path: Path
+) -> None:
+    """A refused row may have landed in a session before; a sync that is gone is no more to undo."""
     async with Stage(tmp_path, until="accepted", max_failures="100%") as stage:
         stage.plain(2)
         run = await stage.run()
         lines = run.lines
-        lines[1] |= {"outcome": "rejected", "error_class": "forbidden", "attempts": 1}
+        lines[1] |= {"outcome": "rejected", "error_class": error_class, "attempts": 1}
         run._rewrite("report", lines)
         back = await stage.rollback(run)
 
-        assert len(back.outcomes) == 1
+        assert back.counts == {"updated": rows}
 
 
 async def test_a_rollback_is_a_run_that_resumes(tmp_path: Path) -> None:

@@ -222,8 +222,9 @@ def _intention(opened: Opened) -> Any:
         "run": f"{opened.folder.run_id} ({opened.folder.path})",
         "rows": ", ".join(rows),
     }
+    minded = [Text.assemble(("  mind: ", "yellow"), plain(remark)) for remark in opened.remarks]
     if not left:
-        return Group(head, facts(known))
+        return Group(head, facts(known), *minded)
     return Group(
         head,
         facts(
@@ -236,5 +237,5 @@ def _intention(opened: Opened) -> Any:
                 "proof": _PROOFS[settings.until or (None if opened.resyncs else "accepted")],
             }
         ),
-        *(Text.assemble(("  mind: ", "yellow"), plain(remark)) for remark in opened.remarks),
+        *minded,
     )
