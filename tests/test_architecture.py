@@ -30,7 +30,7 @@ LAYER_IS = (
     "what is done while the server is down",
     "one question to the API, asked until it is answered",
     "what happens to one change",
-    "what happens when too many changes go wrong",
+    "what happens to a change afterwards, and when too many go wrong",
     "what happens to many changes; and how a run is opened",
     "what a run is doing, and what of it is left",
     "a whole run, to its verdict",

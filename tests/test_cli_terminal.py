@@ -62,7 +62,7 @@ def test_the_question_names_what_is_about_to_happen(stage: Stage) -> None:
     assert "20 requests a second" in told["limits"]
     assert "5 attempts each" in told["limits"]
     assert "stops at 6 failed rows (--max-failures 5)" in told["failures"]
-    assert told["proof"].startswith("each re-sync is followed until it has ended")
+    assert told["proof"].startswith("accepted")
     assert stage.audit == []
 
 

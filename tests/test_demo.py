@@ -10,21 +10,20 @@ from tests.commands import Stage, journal, until
 
 
 def test_the_demo_tells_the_truth(tmp_path: Path) -> None:
-    """It ends with 0: a run interrupted once and resumed, another job, and every sync as asked."""
+    """It ends with 0: planned, applied, interrupted, resumed, verified, and rolled back."""
     with Stage(tmp_path) as stage:
         command = stage.start("demo", "--keep", "kept").wait(90)
 
     assert command.code == 0, command.out + command.err
     runs = tmp_path / "kept" / "runs"
-    found = re.search(r"The simulator's own state agrees for (\d+) of (\d+) syncs", command.out)
-    assert found is not None
+    found = re.findall(r"The simulator's own state agrees for (\d+) of (\d+) syncs", command.out)
     summaries = {
         path.parent.name: json.loads(path.read_bytes()) for path in runs.glob("*/summary.json")
     }
-    assert set(summaries) == {"migration", "schedule"}
+    assert set(summaries) == {"migration", "schedule", "way-back"}
     assert {summary["verdict"] for summary in summaries.values()} == {"succeeded"}
-    rows = sum(summary["rows"] for summary in summaries.values())
-    assert found[1] == found[2] == str(rows)
+    assert len(found) == 3
+    assert all(agree == of for agree, of in found)
     opened = [
         line["resumed"]
         for line in journal(runs / "migration" / "events.jsonl")
@@ -34,7 +33,15 @@ def test_the_demo_tells_the_truth(tmp_path: Path) -> None:
     assert f"{runs.relative_to(tmp_path)}" in command.out
     assert "interrupted: rows are left" in command.out
     assert "syncshift resume migration" in command.out
-    for words in ("run migrate-credentials", "resume migration", "run change-frequency", "status"):
+    for words in (
+        "plan migrate-credentials",
+        "apply migration",
+        "resume migration",
+        "verify migration",
+        "rollback migration",
+        "run change-frequency",
+        "status",
+    ):
         assert f"$ syncshift {words}" in command.out
     assert stage.audit == []
 

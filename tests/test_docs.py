@@ -23,7 +23,17 @@ from runner.cli import local
 from runner.cli.commands import app
 from runner.errors import RunRefused, RunStopped, SyncshiftError, UsageError
 from runner.folder import LOCK, MANIFEST, Input, Manifest
-from runner.model import ErrorClass, Intent, Outcome, OutcomeKind, Proof, Sighting
+from runner.forecast import PLAN
+from runner.model import (
+    ErrorClass,
+    Finding,
+    FindingKind,
+    Intent,
+    Outcome,
+    OutcomeKind,
+    Proof,
+    Sighting,
+)
 from runner.opening import INVALID
 from runner.record import EVENTS, REPORT, UNDO, Record
 from runner.results import (
@@ -144,7 +154,9 @@ def test_no_flag_is_made_up(page: Path) -> None:
         ("--max-outage", f"{Settings().max_outage_s / 60:.0f}m"),
         ("--max-failures", Settings().max_failures),
         ("--drain", f"{Settings().drain_s:.0f}s"),
-        ("--until", Settings().until),
+        ("--until", "`resynced` for rows that start a re-sync"),
+        ("--confirm-timeout", f"{Settings().confirm_timeout_s:.0f}s"),
+        ("--resync-timeout", f"{Settings().resync_timeout_s / 3600:.0f}h"),
         ("--runs-dir", "`./runs`"),
     ],
 )
@@ -226,10 +238,25 @@ def test_states_are_as_documented() -> None:
     """Each state of a run is one that a verdict can be given for, and says how it is left."""
     states = named(tables(section(FILES, MANIFEST))["State"])
 
-    assert states == ["checking", "running", "stopped", "interrupted", "finished", "refused"]
+    assert states == [
+        "checking",
+        "planned",
+        "running",
+        "stopped",
+        "interrupted",
+        "finished",
+        "refused",
+    ]
     for state in states:
         verdict_of(state, failed=0, unprocessed=1)
         assert mentions(inspect.getsource(Manifest), state)
+
+
+def test_findings_are_as_documented() -> None:
+    """Each finding of a plan or a verification is explained."""
+    told = named(tables(section(FILES, "plan.jsonl, verify-TIME.jsonl"))["Finding"])
+
+    assert told == list(FindingKind)
 
 
 # ---------------------------------------------------------------------------------- files of a run
@@ -237,7 +264,7 @@ def test_states_are_as_documented() -> None:
 
 def test_every_file_of_a_run_is_documented() -> None:
     """Whatever a run can leave in its folder has a line in the table of files."""
-    ours = {MANIFEST, LOCK, UNDO, REPORT, EVENTS, INVALID, SUMMARY}
+    ours = {MANIFEST, LOCK, UNDO, REPORT, EVENTS, INVALID, SUMMARY, PLAN, "verify-TIME.jsonl"}
     results = {SUCCEEDED_FILE, FAILED_FILE, UNPROCESSED_FILE}
 
     assert set(named(tables(FILES)["File"])) == ours | results | {"input.csv", "input.jsonl"}
@@ -252,6 +279,7 @@ def test_every_file_of_a_run_is_documented() -> None:
         (UNDO, "Field", [*fields_of(Intent), *SEALED]),
         (UNDO, "Field of `seen`", fields_of(Sighting)),
         (REPORT, "Field", ["v", "event", "level", "timestamp", *fields_of(Outcome), *SEALED]),
+        ("plan.jsonl, verify-TIME.jsonl", "Field", [*fields_of(Finding), *SEALED]),
         ("succeeded.csv, failed.csv, unprocessed.csv", "Column", list(COLUMNS)),
         (SUMMARY, "Field", fields_of(Summary)),
     ],
@@ -334,7 +362,7 @@ def test_the_layers_are_as_documented() -> None:
 
     assert {row[1].strip("`"): int(row[0]) for row in rows} == LAYERS
     assert all(len(row[2].split()) > 3 for row in rows)
-    assert len(DESIGN.splitlines()) <= 250
+    assert len(DESIGN.splitlines()) <= 300
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -417,7 +445,7 @@ def test_readmes_session_is_real(tmp_path: Path) -> None:
     environment = dict.fromkeys(
         ("PARAGON_SYNC_URL", "PARAGON_PROJECT_ID", "PARAGON_SIGNING_KEY_FILE")
     )
-    with Stage(tmp_path) as stage:
+    with Stage(tmp_path, until=None) as stage:
         moves = ROOT / "sample_inputs" / "migrate-credentials.csv"
         (tmp_path / "moves.csv").write_bytes(moves.read_bytes())
         exports = tmp_path / starting[2]

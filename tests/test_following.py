@@ -422,7 +422,12 @@ async def test_a_full_house_of_sleepers_makes_workers_wait(
     ) as stage:
         stage.plain(60)
         lives: list[Any] = []
-        stage.when(lambda: bool(lives) and bool(seen.append(lives[0].followed)), lambda: None)
+
+        def look() -> bool:
+            seen.extend(live.followed for live in lives)
+            return False
+
+        stage.when(look, lambda: None)
         run = await stage.carry(stage.open(), show=lives.append)
 
         assert run.counts == {"updated": 60}
@@ -564,7 +569,7 @@ def test_a_row_asleep_takes_a_few_hundred_bytes() -> None:
 def test_sigkill_while_rows_are_followed_sends_none_again(tmp_path: Path) -> None:
     """50 rows sleep when the process is killed: resume goes on following, and proves them."""
     behavior = Behavior(resync_s=4.0)
-    with commands.Stage(tmp_path, behavior=behavior) as stage:
+    with commands.Stage(tmp_path, behavior=behavior, until=None) as stage:
         source = stage.moves(50)
         words = ("--yes", "--run-id", "r1", "--until", "resynced")
         run = stage.start("run", "migrate-credentials", source, *words)

@@ -596,6 +596,7 @@ def test_the_summary_reads_as_documented(tmp_path: Path) -> None:
             "counts",
             dict.fromkeys(OutcomeKind, 0) | {"updated": 2, "rejected": 1, "unprocessed": 2},
         ),
+        ("to_follow", 0),
         ("error_classes", {"invalid": 1}),
         ("attempts", 4),
         ("rate", 0.3),

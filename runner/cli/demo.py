@@ -45,9 +45,9 @@ _States: TypeAlias = dict[str, dict[str, str]]
 def tell_story(keep: Path | None) -> int:
     """Run the demo and return 0 when everything ended as it should, else 1."""
     inputs = _inputs()
-    home = keep or Path(tempfile.mkdtemp(prefix="syncshift-demo-"))
+    home = (keep or Path(tempfile.mkdtemp(prefix="syncshift-demo-"))).absolute()
     if (home / "runs").exists():
-        raise SettingsError(f"--keep {home}: holds runs already; choose another folder")
+        raise SettingsError(f"--keep {keep}: holds runs already; choose another folder")
     home.mkdir(parents=True, exist_ok=True)
     key_text = make_demo_key()
     key_file = home / "key.pem"
@@ -173,6 +173,8 @@ class _Story:
         self._command = subprocess.Popen(  # noqa: S603  # our own command, on our own inputs
             [sys.executable, "-m", "runner", *map(str, words)],
             env=self._environment,
+            # Not where the user is: a settings file there is for other runs.
+            cwd=self._home,
             # Ctrl-C in this terminal ends the demo; the commands are signaled by it alone.
             start_new_session=True,
         )

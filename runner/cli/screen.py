@@ -256,7 +256,7 @@ def result(summary: Summary, *, folder: str, reason: str | None) -> RenderableTy
     widest = max(len(f"{count:,}") for count in summary.counts.values())
     counts = Group(
         *(
-            Text.assemble(f"  {count:>{widest},}  ", (name, _color(name)))
+            Text.assemble(f"  {count:>{widest},}  ", (name, _color(name)), _accepted(name, summary))
             for name, count in summary.counts.items()
             if count
         )
@@ -266,8 +266,9 @@ def result(summary: Summary, *, folder: str, reason: str | None) -> RenderableTy
         known["why"] = reason
     if summary.error_classes:
         known["errors"] = ", ".join(f"{n:,} {name}" for name, n in summary.error_classes.items())
+    whose = " for the rows that ended" if summary.counts["unprocessed"] else ""
     known["sent"] = (
-        f"{summary.attempts:,} PATCHes; {summary.resyncs:,} changes that start a re-sync"
+        f"{summary.attempts:,} PATCHes{whose}; {summary.resyncs:,} changes that start a re-sync"
     )
     if summary.rate:
         known["pace"] = f"{summary.rate:,.0f} rows/s" + _latency(summary)
@@ -277,6 +278,12 @@ def result(summary: Summary, *, folder: str, reason: str | None) -> RenderableTy
     if summary.counts["unprocessed"] and str(verdict) not in {"refused", "None"}:
         known["next"] = f"syncshift resume {summary.run_id}"
     return Group(head, counts, facts(known))
+
+
+def _accepted(outcome: str, summary: Summary) -> str:
+    if outcome != "unprocessed" or not summary.to_follow:
+        return ""
+    return f", of which {summary.to_follow:,} are accepted and only to be followed"
 
 
 def _color(outcome: str) -> str:

@@ -50,6 +50,8 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     """Rows of the input: succeeded + failed + unprocessed."""
     counts: dict[str, int]
     """Rows by outcome, every outcome named, and ``unprocessed``; they add up to `rows`."""
+    to_follow: int
+    """Unprocessed rows that were accepted: `resume` follows them, and does not send them again."""
     error_classes: dict[str, int]
     """Rows by error class; only those that occur."""
     attempts: int
@@ -118,6 +120,7 @@ def summarize(
         ended=_last_end((ended, *(retry.ended for retry in retries))),
         rows=rows,
         counts={**{kind.value: n for kind, n in index.counts.items()}, UNPROCESSED: unprocessed},
+        to_follow=sum(len(each.to_follow()) for each in _indexes(index)),
         error_classes={c.value: n for c in ErrorClass if (n := tally.error_classes[c])},
         attempts=tally.attempts,
         rate=round((rows - unprocessed) / work_s, 3) if work_s else None,
@@ -144,6 +147,10 @@ def _history(
             add_up(index, sessions, starts_resync, tally=tally)
         every += sessions
     return every, tally
+
+
+def _indexes(index: Index | FamilyIndex) -> Sequence[Index]:
+    return index.indexes if isinstance(index, FamilyIndex) else (index,)
 
 
 def _last_end(ends: Sequence[str | None]) -> str | None:
