@@ -85,12 +85,11 @@ def proof_picture(verified: Verified) -> RenderableType:
 
 
 def _estimate(plan: Plan) -> str:
-    changes = plan.findings["change"]
     about = screen.duration(math.ceil(plan.estimate_s or 0))
     took = f"{plan.looked_s:.1f}s" if plan.looked_s < 10 else screen.duration(plan.looked_s)
     return (
-        f"about {about} to apply: {plan.looks:,} looks took {took} at these limits, and there are "
-        f"as many again and {changes:,} changes; re-syncs not counted"
+        f"about {about} to apply, re-syncs not counted: {plan.looks:,} looks took {took} at these "
+        "limits"
     )
 
 
