@@ -276,7 +276,7 @@ def test_resume_asks_as_well(stage: Stage) -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [("plan", "moves.csv"), (*MOVE, "moves.csv", "--yes", "--waves", "1")],
+    [("pause", "x"), (*MOVE, "moves.csv", "--yes", "--waves", "1")],
     ids=" ".join,
 )
 def test_what_comes_later_is_unknown(shared: Stage, words: tuple[str, ...]) -> None:

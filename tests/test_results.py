@@ -596,7 +596,6 @@ def test_the_summary_reads_as_documented(tmp_path: Path) -> None:
             "counts",
             dict.fromkeys(OutcomeKind, 0) | {"updated": 2, "rejected": 1, "unprocessed": 2},
         ),
-        ("to_follow", 0),
         ("error_classes", {"invalid": 1}),
         ("attempts", 4),
         ("rate", 0.3),
@@ -605,7 +604,6 @@ def test_the_summary_reads_as_documented(tmp_path: Path) -> None:
         ("resyncs", 1),
         ("limits", {"max_failures": "10%", "rate": None}),
         ("files", {name: {"rows": f.rows, "sha256": f.sha256} for name, f in files.items()}),
-        ("family", []),
     ]
 
 

@@ -31,8 +31,11 @@ class Retry(msgspec.Struct, frozen=True):
     ended: str | None
 
 
-class Summary(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run adds up to. The order of the fields is that of ``summary.json``."""
+class Summary(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a run adds up to. The order of the fields is that of ``summary.json``.
+
+    The last two stand there only where there is something to tell.
+    """
 
     run_id: str
     job: str
@@ -50,8 +53,6 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     """Rows of the input: succeeded + failed + unprocessed."""
     counts: dict[str, int]
     """Rows by outcome, every outcome named, and ``unprocessed``; they add up to `rows`."""
-    to_follow: int
-    """Unprocessed rows that were accepted: `resume` follows them, and does not send them again."""
     error_classes: dict[str, int]
     """Rows by error class; only those that occur."""
     attempts: int
@@ -70,6 +71,8 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     """The result files by name."""
     family: tuple[str, ...] = ()
     """The run and its retries, oldest first, when the figures are those of all of them."""
+    to_follow: int = 0
+    """Unprocessed rows that were accepted: `resume` follows them, and does not send them again."""
 
 
 def summarize(
