@@ -43,13 +43,11 @@ _THERE_ARE = (
 )
 
 
-def classes_of(text: str | None) -> frozenset[str]:
+def classes_of(text: str) -> frozenset[str]:
     """Read what ``--class`` asks for: outcomes and error classes, parted by commas.
 
-    None is `BY_DEFAULT`. Raises `SettingsError` for a name that there is not.
+    Raises `SettingsError` for a name that there is not.
     """
-    if text is None:
-        return BY_DEFAULT
     names = [name.strip() for name in text.split(",") if name.strip()]
     if strange := [name for name in names if name not in _THERE_ARE]:
         raise SettingsError(f"--class {strange[0]}: there are {', '.join(_THERE_ARE)}")
@@ -62,12 +60,14 @@ def open_retry(
     parent: str,
     resolved: Resolved,
     *,
-    classes: frozenset[str] = BY_DEFAULT,
+    classes: frozenset[str] | None = None,
     run_id: str | None = None,
     warn: Callable[[str], None],
 ) -> Opened:
     """Make a run of the rows that end as *classes* say, in *parent* and all that belongs to it.
 
+    Without *classes* those of `BY_DEFAULT`; of a plan that was applied no `conflicted` ones:
+    their syncs have moved since, and what somebody else did there is not overwritten unasked.
     A row that was retried already counts as it ended last. Raises `NoSuchRun`,
     `RunLocked` while any of these runs is at work, `RunChanged`, `UsageError`
     when there is nothing to retry.
@@ -76,6 +76,8 @@ def open_retry(
     root = root_of(named)
     may_be_retried(root)
     settings = merged(root.manifest.settings, resolved, anew=CHILDS_OWN)
+    if classes is None:
+        classes = BY_DEFAULT - ({OutcomeKind.CONFLICTED} if root.manifest.is_plan else set())
     invalid_too = bool(classes & {OutcomeKind.INVALID.value, ErrorClass.INVALID.value})
     settings = msgspec.structs.replace(settings, skip_invalid=settings.skip_invalid or invalid_too)
     family = family_of(root.folder, root.manifest)

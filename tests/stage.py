@@ -421,9 +421,8 @@ class Stage:
 
     async def retry(self, run: Run, wanted: str | None = None, **settings: Any) -> Run:
         """Retry *run* and carry that to where it ends; *wanted* is what ``--class`` says."""
-        opened = open_retry(
-            run.id, self.resolved(**settings), classes=classes_of(wanted), warn=_no_warning
-        )
+        classes = None if wanted is None else classes_of(wanted)
+        opened = open_retry(run.id, self.resolved(**settings), classes=classes, warn=_no_warning)
         return await self.carry(opened)
 
     async def rollback(self, run: Run, *, only: bool = False, **settings: Any) -> Run:

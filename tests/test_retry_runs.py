@@ -11,7 +11,7 @@ import pytest
 from runner.account import SUMMARY, add_up
 from runner.errors import RunChanged, RunLocked, RunRefused, SettingsError
 from runner.model import OutcomeKind
-from runner.redo import BY_DEFAULT, classes_of, open_retry
+from runner.redo import BY_DEFAULT, open_retry
 from runner.results import Summary
 from tests.stage import NEW, OLD, OTHER, Run, Stage
 
@@ -69,6 +69,22 @@ async def test_rows_repaired_by_hand_are_not_sent(tmp_path: Path) -> None:
         assert numbers == list(range(1, 101))
         assert json.loads((run.path / SUMMARY).read_bytes())["family"] == [run.id, retried.id]
         assert retried.summary.family == ()
+
+
+async def test_what_moved_since_a_plan_is_retried_only_when_asked_for(tmp_path: Path) -> None:
+    """A sync that somebody edited between plan and apply is not overwritten by a plain retry."""
+    async with Stage(tmp_path, max_failures="100%") as stage:
+        stage.plain(2)
+        plan = await stage.plan()
+        stage.set("s1", credential_id=OTHER)
+        run = await stage.apply(plan.run_id)
+
+        with pytest.raises(SettingsError, match="--class conflicted"):
+            await stage.retry(run)
+        retried = await stage.retry(run, "conflicted")
+
+        assert run.counts == {"updated": 1, "conflicted": 1}
+        assert retried.counts == {"updated": 1}
 
 
 async def test_a_second_retry_takes_what_failed_in_the_family(tmp_path: Path) -> None:
@@ -248,6 +264,5 @@ def test_the_default_leaves_out_what_cannot_succeed_now() -> None:
     """Rejected, invalid and irreversible rows are retried only when they are asked for."""
     never = {OutcomeKind.REJECTED, OutcomeKind.INVALID, OutcomeKind.IRREVERSIBLE}
 
-    assert classes_of(None) == BY_DEFAULT
     assert BY_DEFAULT.isdisjoint(kind.value for kind in never)
     assert {"exhausted", "conflicted", "unconfirmed", "errored", "unprocessed"} == BY_DEFAULT

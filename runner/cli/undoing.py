@@ -46,7 +46,7 @@ def retry(
     must_be_able_to_ask(asking)
     if run_id is not None:
         check_run_id(run_id)
-    wanted = classes_of(classes)
+    wanted = None if classes is None else classes_of(classes)
     resolved = resolve_settings(output, api, limits)
     return see_through(
         lambda warn: open_retry(run, resolved, classes=wanted, run_id=run_id, warn=warn),
