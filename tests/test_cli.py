@@ -476,6 +476,16 @@ _FLAGS_OF = {
     "log-level",
     "resume": "yes expect runs-dir base-url project-id signing-key-file audience until concurrency "
     "rate timeout max-failures json quiet log-level",
+    "plan": "format run-id no-copy offline runs-dir base-url project-id until no-read skip-invalid "
+    "confirm-timeout resync-timeout concurrency rate timeout max-failures json quiet log-level",
+    "apply": "yes expect max-age runs-dir base-url project-id signing-key-file audience until "
+    "concurrency rate timeout max-failures json quiet log-level",
+    "verify": "watch every runs-dir base-url project-id signing-key-file audience concurrency rate "
+    "timeout json quiet log-level",
+    "retry": "class run-id yes expect runs-dir base-url project-id signing-key-file audience until "
+    "concurrency rate timeout max-failures json quiet log-level",
+    "rollback": "only run-id yes expect runs-dir base-url project-id signing-key-file audience "
+    "until concurrency rate timeout max-failures json quiet log-level",
     "status": "runs-dir json quiet log-level",
     "report": "runs-dir json quiet log-level",
     "simulate": "port input syncs users seed key-file project-id audit-file latency apply-after "

@@ -46,7 +46,7 @@ class Asking:
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class Api:
+class Host:
     """Which API, and as whom."""
 
     base_url: Annotated[str | None, _flag(_API)] = None
@@ -58,14 +58,21 @@ class Api:
     PARAGON_SIGNING_KEY, or a ready-made token of one user in PARAGON_USER_TOKEN)."""
     audience: Annotated[str | None, _flag(_API)] = None
     """Audience of tokens (useparagon.com/PROJECT-ID; PARAGON_AUDIENCE)."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Api(Host):
+    """Likewise, and how far to carry each row."""
+
     until: Annotated[Literal["accepted", "confirmed", "resynced"] | None, _flag(_ROWS)] = None
     """How far to carry each row (resynced for rows that start a re-sync, accepted for others)."""
 
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class Limits:
-    """How hard to push, and when to stop."""
+class Pace:
+    """How hard to push."""
 
     concurrency: Annotated[str | None, _flag(_LIMITS)] = None
     """Most requests in flight (32)."""
@@ -73,6 +80,13 @@ class Limits:
     """Most requests per second, evenly spread (no ceiling)."""
     timeout: Annotated[str | None, _flag(_LIMITS)] = None
     """Time for one attempt (30s)."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Limits(Pace):
+    """Likewise, and when to stop."""
+
     max_failures: Annotated[str | None, _flag(_LIMITS)] = None
     """Stop when more than N rows, or P% of at least 20 ended rows, have failed (10%)."""
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from runner.cli.carrying import must_be_able_to_ask, resolve_settings, see_through, shown
-from runner.cli.flags import THE_RUN, Api, Asking, Limits, Making, Output
+from runner.cli.flags import THE_RUN, Api, Asking, Host, Limits, Making, Output, Pace
 from runner.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -115,8 +115,8 @@ def verify(
     *,
     watch: Annotated[bool, _RUN] = False,
     every: Annotated[str, _RUN] = "30s",
-    api: Api = Api(),
-    limits: Limits = Limits(),
+    api: Host = Host(),
+    limits: Pace = Pace(),
     output: Output = Output(),
 ) -> int:
     """Read every sync that a run may have changed, and compare it with what was wanted.
