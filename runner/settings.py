@@ -142,7 +142,7 @@ def _names(value: Any) -> tuple[str, ...]:
 
 
 def _until(value: Any) -> str:
-    if value not in {proof.value for proof in Proof}:
+    if value not in [proof.value for proof in Proof]:
         raise ValueError("must be accepted, confirmed or resynced")
     return str(value)
 
