@@ -263,10 +263,10 @@ def _later(last_synced_at: str | None, case: Case) -> bool:
     synced_s, accepted_s = moment_s(last_synced_at), moment_s(case.acceptance.accepted_at)
     if synced_s is None or accepted_s is None:
         return False
-    if synced_s == accepted_s:
-        # `Date` tells whole seconds: within that second, only a run that is new counts.
-        return case.seen is not None and case.seen.last_synced_at != last_synced_at
-    return synced_s > accepted_s
+    if case.seen is None:
+        return synced_s > accepted_s
+    # `Date` tells whole seconds: a run of the same one counts if it was not there before.
+    return synced_s >= accepted_s and case.seen.last_synced_at != last_synced_at
 
 
 def _proved(case: Case, remark: str | None) -> End:

@@ -80,26 +80,32 @@ def open_rollback(
 
 
 class _Touched:
-    """The syncs that some runs may have changed, in eighteen bytes a row. Enter it first."""
+    """The syncs that some runs may have changed: nine bytes a row, and eight for each run.
+
+    Enter it first.
+    """
 
     def __init__(self, members: Sequence[Member], *, rows: int) -> None:
         """*members* are of one family, oldest first; *rows* is what its root has."""
         self._members = members
         self._stack = ExitStack()
         self._undo: list[int] = []
-        self._oldest_member = array("H", bytes(2 * (rows + 1)))
-        self._oldest_at = array("Q", bytes(8 * (rows + 1)))
-        self._newest: list[array[int]] = []
+        self._places: list[array[int]] = []
+        """Of each member, where its intent for each row of the root stands, plus 1; 0: none."""
+        self._order: list[array[int]] = []
+        """Of each member, the rows of the root in the order of its intents."""
         self._seen = bytearray(rows + 1)
 
     def __enter__(self) -> _Touched:
-        for number, member in enumerate(self._members):
+        for member in self._members:
             path = member.folder.path / UNDO
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC) if path.exists() else -1
+            self._undo.append(fd)
+            self._places.append(array("Q", bytes(8 * len(self._seen))))
+            self._order.append(array("I"))
             if fd >= 0:
                 self._stack.callback(os.close, fd)
-            self._undo.append(fd)
-            self._newest.append(self._take(number, member) if fd >= 0 else array("Q"))
+                self._take(member, self._places[-1], self._order[-1])
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -109,45 +115,61 @@ class _Touched:
         return self._seen.count(1)
 
     def newest_first(self) -> Iterator[tuple[int, Intent, Intent]]:
-        """Yield each sync once: row of the root, its first intent, and its last."""
+        """Yield each sync once: row of the root, the intent to go back to, and the last one.
+
+        It goes back through the runs as far as each found what the one before had
+        left. Where somebody else's value stood in between, that is what comes back.
+        """
         done = bytearray(len(self._seen))
         for number in range(len(self._members) - 1, -1, -1):
-            origins = self._origins(self._members[number])
-            for at in reversed(self._newest[number]):
-                last = self._intent(number, at)
-                row = origins[last.row - 1] if origins else last.row
-                if not done[row]:
-                    done[row] = 1
-                    yield row, self._intent(self._oldest_member[row], self._oldest_at[row]), last
+            for row in reversed(self._order[number]):
+                if done[row]:
+                    continue
+                done[row] = 1
+                first = last = self._intent(number, row)
+                for older in range(number - 1, -1, -1):
+                    if self._places[older][row]:
+                        before = self._intent(older, row)
+                        if not _found(first, before):
+                            break
+                        first = before
+                yield row, first, last
 
-    def _take(self, number: int, member: Member) -> array[int]:
-        """Return where the first intent of each row stands that may have landed."""
+    def _take(self, member: Member, places: array[int], order: array[int]) -> None:
+        """Note where the first intent of each row stands that may have landed."""
         index, origins = index_of(member.folder), self._origins(member)
-        places, known = array("Q"), bytearray((member.manifest.rows or 0) + 1)
-        index.check(len(known) - 1)
+        rows = member.manifest.rows or 0
+        index.check(rows)
         with Outcomes(index) as outcomes:
             for line in scan(member.folder.path / UNDO):
                 own = _DECODE_INTENT(line.data).row
-                if known[own] or not _may_have_landed(own, index, outcomes):
-                    continue
-                known[own] = 1
-                places.append(line.offset)
                 row = origins[own - 1] if origins else own
                 if not 0 < row < len(self._seen):
                     raise RunRefused(
                         f"{member.folder.path}: its input speaks of row {row}, which the run that "
                         "it retries has not; restore the folder from a copy"
                     )
-                if not self._seen[row]:
+                if not places[row] and _may_have_landed(own, index, outcomes):
+                    places[row] = line.offset + 1
+                    order.append(row)
                     self._seen[row] = 1
-                    self._oldest_member[row], self._oldest_at[row] = number, line.offset
-        return places
 
     def _origins(self, member: Member) -> array[int] | None:
         return origins_of(member) if member.manifest.relation == "retry" else None
 
-    def _intent(self, number: int, at: int) -> Intent:
-        return _DECODE_INTENT(line_at(self._undo[number], at))
+    def _intent(self, number: int, row: int) -> Intent:
+        return _DECODE_INTENT(line_at(self._undo[number], self._places[number][row] - 1))
+
+
+def _found(newer: Intent, older: Intent) -> bool:
+    """Tell whether *newer* found what *older* had left, whether that had landed or not."""
+    if newer.before is None:
+        return False
+    before = older.before or {}
+    return all(
+        newer.before.get(name, wanted) in {wanted, before.get(name)}
+        for name, wanted in older.desired.items()
+    )
 
 
 def _may_have_landed(row: int, index: Index, outcomes: Outcomes) -> bool:

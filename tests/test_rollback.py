@@ -62,15 +62,29 @@ async def test_d12_two_changes_to_one_sync_end_at_the_oldest_before_image(tmp_pa
         stage.plain(3)
         run = await stage.run()
         run.forget(1, 2)
-        # Somebody undid the first row meanwhile, and the retry makes it again.
-        stage.set("s1", credential_id=OTHER)
+        # The first row is undone meanwhile, and the retry makes it again.
+        stage.set("s1", credential_id=OLD)
         retried = await stage.retry(run)
         back = await stage.rollback(run)
 
-        assert [line["before"] for line in retried.intents] == [{"credential_id": OTHER}]
+        assert [line["before"] for line in retried.intents] == [{"credential_id": OLD}]
         assert back.counts == {"updated": 3}
         assert credentials(stage) == {"s1": OLD, "s2": OLD, "s3": OLD}
         assert [row["sync_id"] for row in back.table("succeeded.csv")] == ["s1", "s3", "s2"]
+
+
+async def test_d12_what_others_set_between_two_runs_is_what_comes_back(tmp_path: Path) -> None:
+    """A value that somebody set before the retry wrote over it is not passed over."""
+    async with Stage(tmp_path, until="accepted") as stage:
+        stage.plain(2)
+        run = await stage.run()
+        run.forget(1)
+        stage.set("s1", credential_id=OTHER)
+        await stage.retry(run)
+        back = await stage.rollback(run)
+
+        assert back.counts == {"updated": 2}
+        assert credentials(stage) == {"s1": OTHER, "s2": OLD}
 
 
 async def test_only_leaves_the_retries_out(tmp_path: Path) -> None:

@@ -107,6 +107,9 @@ def _confirm(opened: Opened, asking: Asking, output: Output) -> None:
     asks = most > 0 and not asking.yes
     if asks or not output.quiet:
         screen.errors().print(_intention(opened))
+    elif opened.irreversible:
+        for remark in opened.remarks:
+            screen.warn(remark)
     if asking.expect is not None and asking.expect != resyncs:
         raise NotConfirmed(
             f"--expect {asking.expect}, but up to {resyncs} re-syncs would start; nothing was sent"
@@ -211,6 +214,7 @@ def _intention(opened: Opened) -> Any:
         f"{settings.concurrency} requests in flight, {rate}, {settings.max_attempts} attempts each"
     )
     failures = limit_of(opened).in_words(rows=left)
+    follows = opened.resyncs or opened.following
     at_most = "up to " if opened.changes is None else ""
     resyncs = (
         f"{at_most}{opened.resyncs:,}: a changed credential makes Paragon sync all anew"
@@ -234,7 +238,7 @@ def _intention(opened: Opened) -> Any:
                 "re-syncs": resyncs,
                 "limits": limits,
                 "failures": failures + (", counted afresh" if opened.resumed else ""),
-                "proof": _PROOFS[settings.until or (None if opened.resyncs else "accepted")],
+                "proof": _PROOFS[settings.until or (None if follows else "accepted")],
             }
         ),
         *minded,

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from runner.rounds import Verified
     from runner.settings import Resolved
 
+_INTERRUPTED = 130
 _RUN = Parameter(group=THE_RUN, negative=(), show_default=False)
 
 
@@ -142,9 +143,14 @@ def verify(
     every_s = _duration_s("--every", every)
     resolved = resolve_settings(output, api, limits)
     found = _look(run, resolved, output)
+    code = None
     while watch and found.reason is None and found.exit_code:
         _tell_round(found, output)
-        time.sleep(every_s)
+        try:
+            time.sleep(every_s)
+        except KeyboardInterrupt:
+            code = _INTERRUPTED  # what the last round found is told all the same
+            break
         found = _look(run, resolved, output)
     if output.json:
         screen.write_json(found)
@@ -152,7 +158,7 @@ def verify(
         screen.data().print(proof_picture(found))
     if found.reason and (output.json or output.quiet):
         screen.errors().print(screen.plain(found.reason), markup=False)
-    return found.exit_code
+    return found.exit_code if code is None else code
 
 
 def _duration_s(flag: str, text: str) -> float:
