@@ -135,9 +135,10 @@ def _picture(folder: Folder, summary: Summary | None = None) -> Any:
         known["waiting"] = "; ".join(waits)
     if manifest.is_plan and not manifest.applied:
         return Group(screen.facts(known), _plan_picture(folder, manifest))
+    # Why the first run ended is no news once its retries have ended every row.
+    reason = None if summary.family and not summary.counts["unprocessed"] else manifest.reason
     return Group(
-        screen.facts(known),
-        screen.result(summary, folder=str(folder.path), reason=manifest.reason),
+        screen.facts(known), screen.result(summary, folder=str(folder.path), reason=reason)
     )
 
 
