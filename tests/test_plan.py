@@ -178,14 +178,17 @@ async def test_what_cannot_be_written_down_ends_a_plan(tmp_path: Path) -> None:
         assert "No space left" in (manifest.reason or "")
 
 
-@in_fast_motion(20)
+@in_fast_motion(4)
 async def test_the_estimate_follows_from_the_limits(tmp_path: Path) -> None:
-    """At 20 requests a second, 60 looks take 3 s, and 60 looks and 60 changes take 6."""
+    """At 20 requests a second, 60 looks take 3 s, and 60 looks and 60 changes take 6.
+
+    Never less; how much more depends on how busy the machine is.
+    """
     async with Stage(tmp_path, rate=20) as stage:
         stage.seed(60)
         plan = await stage.plan()
 
-        assert plan.looked_s == pytest.approx(3.0, abs=0.8)
+        assert 2.8 <= plan.looked_s <= 6.0
         assert plan.estimate_s == pytest.approx(2 * plan.looked_s, abs=0.01)
 
 
