@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import datetime
 import json
-import os
 import pickle
 import sys
 import threading
@@ -418,7 +417,6 @@ def test_the_largest_key_file(tmp_path: Path) -> None:
     assert len(read_key_file(path).reveal()) == 65_536
 
 
-@pytest.mark.skipif(os.name != "posix", reason="elsewhere a mode does not say who may read")
 @pytest.mark.parametrize(
     ("mode", "who"),
     [
