@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-long check format bench wheel lock clean
+.PHONY: help demo test test-long check format bench bench-throttle wheel lock clean
 
 SHELL := /bin/sh
 VENV := .venv
@@ -17,7 +17,7 @@ export UV_SYSTEM_CERTS ?= 1
 export UV_NATIVE_TLS ?= 1
 
 help: ## say what can be made
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
 
 demo: $(READY) ## the whole story on this machine: no account, nothing sent anywhere
 	@$(BIN)/syncshift demo $(ARGS)
@@ -41,6 +41,9 @@ format: $(READY) ## put the code into the form that check asks for
 
 bench: $(READY) ## measure what is claimed about speed and memory
 	$(BIN)/python -m benchmarks $(ARGS)
+
+bench-throttle: $(READY) ## pace against servers of every kind, in virtual time, 20 seeds each
+	$(BIN)/python -m benchmarks throttle $(ARGS)
 
 wheel: $(READY) ## build dist/syncshift-*.whl
 	$(BIN)/hatchling build --target wheel --directory dist

@@ -9,7 +9,7 @@ import time
 
 from benchmarks.figures import Figure, Options, in_words
 
-BENCHMARKS = ("rows", "check", "resume", "memory", "help")
+BENCHMARKS = ("rows", "check", "resume", "memory", "help", "throttle")
 
 
 def main() -> int:

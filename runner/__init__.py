@@ -1,13 +1,14 @@
 """Syncshift's engine. What a job needs stands here; everything else is internal."""
 
 from runner.errors import InvalidRow, Problem
-from runner.job import CREDENTIAL, FREQUENCY, Job, SyncJob
+from runner.job import CREDENTIAL, FREQUENCY, SYNC_STATE, Job, SwitchJob, SyncJob
 from runner.model import Change, Field, Progress, Request, Response, Row, Sighting, State
 from runner.version import VERSION
 
 __all__ = [
     "CREDENTIAL",
     "FREQUENCY",
+    "SYNC_STATE",
     "Change",
     "Field",
     "InvalidRow",
@@ -19,6 +20,7 @@ __all__ = [
     "Row",
     "Sighting",
     "State",
+    "SwitchJob",
     "SyncJob",
 ]
 

@@ -18,7 +18,17 @@ from runner.lineage import ROW, Member, with_retries
 from runner.log import stamp
 from runner.model import Change, State
 from runner.record import EVENTS, REPORT, UNDO
-from runner.results import FamilyIndex, Index, Retry, Summary, summarize, write_files, write_summary
+from runner.results import (
+    ENDS_BY_ITSELF,
+    FamilyIndex,
+    Index,
+    Retry,
+    Summary,
+    WaveEnded,
+    summarize,
+    write_files,
+    write_summary,
+)
 from runner.rows import Columns, InputFile, Trace
 from runner.settings import Settings
 
@@ -91,6 +101,16 @@ def _retry(member: Member) -> Retry:
     return Retry(member.run_id, events, manifest.started or manifest.created, manifest.ended)
 
 
+def _waves(manifest: Manifest) -> list[WaveEnded]:
+    gates = {gate.wave: gate for gate in manifest.gates}
+    waves = []
+    for wave, rows in enumerate(manifest.wave_rows, 1):
+        gate = gates.get(wave)
+        verdict, by = (gate.verdict, gate.passed_by) if gate else (None, None)
+        waves.append(WaveEnded(wave, rows, verdict, by))
+    return waves
+
+
 def limits_of(settings: Settings) -> dict[str, Any]:
     """Return the limits of a run, as they stand in its summary."""
     return {
@@ -143,6 +163,7 @@ def add_up(
         starts_resync=_starts_resync(job),
         live=live or any(member.folder.is_locked() for member in family[1:]),
         retries=[_retry(member) for member in family[1:]],
+        waves=_waves(manifest),
         signal=code - _SIGNALED if code > _SIGNALED else None,
     )
     if files:
@@ -189,7 +210,11 @@ def holds_of(folder: Folder, *, now_s: float) -> tuple[HoldSeen, ...]:
         elif seen.event == "throttle.released":
             holds.pop(seen.reason, None)
     now = stamp(now_s)
-    return tuple(hold for hold in holds.values() if hold.until is None or hold.until > now)
+    return tuple(
+        hold
+        for hold in holds.values()
+        if hold.reason not in ENDS_BY_ITSELF or hold.until is None or hold.until > now
+    )
 
 
 _DECODE_HOLD = msgspec.json.Decoder(HoldSeen).decode

@@ -9,9 +9,14 @@ import msgspec
 from runner.errors import RunChanged
 from runner.settings import Resolved, Settings
 
-_ANEW = {"rate", "concurrency", "max_failures", "timeout_s"}
+_ANEW = {"rate", "concurrency", "max_failures", "max_resyncs", "timeout_s"}
 """Settings that may be given anew when a run is resumed."""
-CHILDS_OWN = frozenset({*_ANEW, "until"})
+_ROLLOUT = frozenset(
+    {"waves", "seed", "soak_s", "gates", "approve", "strict", "start_at", "window", "spread_s"}
+    | {"health", "max_resyncs_per"}
+)
+_NOT_HANDED_DOWN = ("waves", "seed", "soak_s", "gates", "approve", "start_at", "spread_s")
+_CHILDS_OWN = frozenset({*_ANEW, *_ROLLOUT, "until"})
 """Those that may be given anew for a run that goes back to another one."""
 _FIXED = ("base_url", "project_id", "audience", "until")
 """Settings that must be the run's own, and are checked because the environment may hold them."""
@@ -34,3 +39,14 @@ def merged(own: Settings, resolved: Resolved, *, anew: Collection[str] = _ANEW) 
             )
     given = {name: getattr(now, name) for name in resolved.told.intersection(anew)}
     return msgspec.structs.replace(own, **given)
+
+
+def handed_down(own: Settings, resolved: Resolved) -> Settings:
+    """Return the settings of a run that goes back to one with the settings *own*.
+
+    Limits and proof are the first run's; its slices and its start are not: whoever
+    mends or takes back does so now, unless told otherwise. Raises `RunChanged`.
+    """
+    usual = Settings()
+    own = msgspec.structs.replace(own, **{name: getattr(usual, name) for name in _NOT_HANDED_DOWN})
+    return merged(own, resolved, anew=_CHILDS_OWN)

@@ -63,7 +63,10 @@ class Api:
         version: str,
         trust_env: bool = False,
     ) -> None:
-        """*base_url* ends without a slash; *timeout_s* reaches from connecting to the last byte."""
+        """*base_url* ends without a slash; *timeout_s* reaches from connecting to the last byte.
+
+        *concurrency*: most connections at once; 0 for any number.
+        """
         self._base = URL(base_url, encoded=True)
         self._prefix = self._base.raw_path.rstrip("/")
         self._concurrency = concurrency
@@ -134,12 +137,39 @@ class Api:
                     told.get(hdrs.RETRY_AFTER),
                     told.get(hdrs.DATE),
                     _request_id(told),
+                    told.get("RateLimit"),
+                    told.get("RateLimit-Policy"),
                 )
         except Exception as error:  # noqa: BLE001  # the enumeration below is the point of this module
             reused = _reused.get()
             return fault_of(
                 error, status=status, reused=reused is True, connected=reused is not None
             )
+
+
+async def ask_outside(
+    address: str, *, timeout_s: float, version: str, trust_env: bool = False
+) -> int | Fault:
+    """Ask *address*, which is none of the API's, once; return the status of its answer.
+
+    Goes without a token, follows no redirect and reads no body. Never raises for what the
+    network or the server did. Cancellation passes through.
+    """
+    try:
+        url = URL(address)
+        async with (
+            aiohttp.ClientSession(
+                cookie_jar=aiohttp.DummyCookieJar(),
+                headers={"User-Agent": f"syncshift/{version}"},
+                timeout=aiohttp.ClientTimeout(total=timeout_s),
+                proxy=_proxy_for(url) if trust_env else None,
+                raise_for_status=False,
+            ) as session,
+            session.get(url, allow_redirects=False) as answer,
+        ):
+            return answer.status
+    except Exception as error:  # noqa: BLE001  # as in `Api.send`
+        return fault_of(error)
 
 
 def _proxy_for(base: URL) -> str | None:

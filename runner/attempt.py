@@ -17,10 +17,12 @@ from runner.log import diagnostics, stamp
 from runner.model import Change, Request, Response, Verdict
 from runner.outage import Breaker
 from runner.retry import Ruling
-from runner.throttle import THROTTLED
+from runner.throttle import Charge, LaneEnded, LaneOpened, Narrowed
 from runner.tokens import TokenSource
 from runner.turnstile import Closing, Turnstile
 
+_UNAVAILABLE = 503
+_TOLD_NOTHING = Response(0, b"")
 _STRANGE_ROWS = 5
 """So many rows that meet strange answers, before any met another, are no accident."""
 
@@ -53,6 +55,8 @@ class Attempt(msgspec.Struct, frozen=True, gc=False):
     """Seconds on the run's steady clock."""
     sends: int = 1
     """Requests that left for the wire: two when a token was replaced, none when none could."""
+    waits_alone: bool = False
+    """It was turned away, and nobody but its own row has to wait because of that."""
 
     @property
     def status(self) -> int | None:
@@ -132,19 +136,49 @@ class Sender:
         if self._tokens.header(user) is None:
             await self._tokens.mint(user)
         while True:
-            await self.turnstile.enter(approached=approached, probe=probe)
+            lane = await self.turnstile.enter(user, approached=approached, probe=probe)
             header = self._tokens.header(user)
             if header is not None:
                 break
             # The wait for this turn outlived the token.
-            self.turnstile.leave()
+            self.turnstile.leave(lane)
             approached = False
             await self._tokens.mint(user)
+        in_flight = self._throttle.in_flight
         sent_at = self.clocks.steady()
         try:
             result = await self._transport.send(request, header)
+            result, understood, ruling = self._judge(request, change, result, understands)
+            charge = self._learn(result, ruling, sent_at=sent_at, user=user, in_flight=in_flight)
         finally:
-            self.turnstile.leave()
+            # Only now: whoever leaves next does so by what this answer has taught.
+            self.turnstile.leave(lane)
+        sends = 1 if isinstance(result, Response) or result.sent else 0
+        alone = charge is not None and charge.row_alone
+        attempt = Attempt(result, ruling, sent_at, sends, alone)
+        if charge is not None:
+            self._heed(charge, ruling)
+        elif not ruling.outage:
+            self.breaker.succeeded(sent_at)
+            if ruling.final and isinstance(result, Response):
+                # Even if it was refused: as good as any to see whether the server is there.
+                self.known_good = change
+        if self._throttle.news:
+            self._tell_news()
+        if ruling.verdict is Verdict.ACCEPTED:
+            self._strange_rows = None
+        elif not understood and self._strange_rows is not None:
+            self._suspect_host(change, ruling)
+        return header, attempt
+
+    def _judge(
+        self,
+        request: Request,
+        change: Change,
+        result: Response | Fault,
+        understands: Callable[[Response], bool],
+    ) -> tuple[Response | Fault, bool, Ruling]:
+        """Return what came of a request, whether it speaks of what was asked, and its meaning."""
         understood = True
         if isinstance(result, Response) and result.status in retry.GOOD:
             try:
@@ -152,32 +186,49 @@ class Sender:
             except Exception as error:  # noqa: BLE001  # a row that breaks us harms itself only
                 diagnostics().error("row.broke", row=change.row, error=type(error).__name__)
                 result = Fault(FaultKind.INTERNAL, type(error).__name__, result.status)
-        ruling = retry.judge(
-            result,
-            writes=request.method != "GET",
-            understood=understood,
-            now_s=self.clocks.wall(),
-        )
-        sends = 1 if isinstance(result, Response) or result.sent else 0
-        attempt = Attempt(result, ruling, sent_at, sends)
-        if ruling.verdict is Verdict.ACCEPTED:
-            self.known_good = change
-            self._strange_rows = None
-            self.breaker.succeeded(sent_at)
-            self._throttle.answered(sent_at=sent_at)
-        elif ruling.verdict is Verdict.THROTTLED:
-            self._hold(attempt)
-        elif not ruling.outage:
-            if ruling.final and isinstance(result, Response):
-                # Refused, but answered: as good as any to see whether the server is there.
-                self.known_good = change
-            self.breaker.succeeded(sent_at)
-            self._throttle.answered(sent_at=sent_at)
-        elif isinstance(result, Fault):
-            self._throttle.lost(self.clocks.steady())
-        if not understood and self._strange_rows is not None:
-            self._suspect_host(change, ruling)
-        return header, attempt
+        writes, now_s = request.method != "GET", self.clocks.wall()
+        ruling = retry.judge(result, writes=writes, understood=understood, now_s=now_s)
+        return result, understood, ruling
+
+    def _learn(
+        self,
+        result: Response | Fault,
+        ruling: Ruling,
+        *,
+        sent_at: float,
+        user: str,
+        in_flight: int,
+    ) -> Charge | None:
+        """Have the throttle learn from an answer; return who waits if it turned us away."""
+        throttle, now = self._throttle, self.clocks.steady()
+        if ruling.verdict is Verdict.THROTTLED:
+            wait_s = ruling.wait_s
+            if wait_s is not None:
+                # All clients that were told the same second would return in it.
+                wait_s += self.clocks.chance() * min(1.0, 0.02 * wait_s)
+            return throttle.throttled(
+                now,
+                sent_at=sent_at,
+                user=user,
+                in_flight=in_flight,
+                wait_s=wait_s,
+                everybody=result.status == _UNAVAILABLE,
+                detail=ruling.error or "",
+            )
+        if ruling.outage:
+            heard = throttle.lost if isinstance(result, Fault) else throttle.failed
+            heard(now, sent_at=sent_at)
+        else:
+            told = result if isinstance(result, Response) else _TOLD_NOTHING
+            throttle.answered(
+                now,
+                sent_at=sent_at,
+                user=user,
+                in_flight=in_flight,
+                policy=told.ratelimit_policy,
+                remaining=told.ratelimit,
+            )
+        return None
 
     def _suspect_host(self, change: Change, ruling: Ruling) -> None:
         """Stop the run when several rows, and no other, met answers that are not the Sync API's."""
@@ -192,11 +243,11 @@ class Sender:
             )
             raise Closing
 
-    def _hold(self, attempt: Attempt) -> None:
-        ruling, now = attempt.ruling, self.clocks.steady()
-        wait_s = ruling.wait_s
-        if wait_s is not None and wait_s > self._longest_wait_s:
-            back = stamp(self.clocks.wall() + wait_s)
+    def _heed(self, charge: Charge, ruling: Ruling) -> None:
+        """Tell of a hold; stop the run if it asks for more patience than there is."""
+        wait_s, wall_s = ruling.wait_s, self.clocks.wall()
+        if charge.everybody and wait_s is not None and wait_s > self._longest_wait_s:
+            back = stamp(wall_s + wait_s)
             self.stop(
                 OutageTooLong(
                     f"the server asks to wait {wait_s:,.0f} s, until {back}, which is longer than "
@@ -204,11 +255,30 @@ class Sender:
                 )
             )
             raise Closing
-        detail = ruling.error or ""
-        if wait_s is not None:
-            # All clients that were told the same second would return in it.
-            wait_s += self.clocks.chance() * min(1.0, 0.02 * wait_s)
-        if self._throttle.throttled(now, sent_at=attempt.sent_at, wait_s=wait_s, detail=detail):
-            (hold,) = (h for h in self._throttle.holds(now) if h.reason == THROTTLED)
-            until = stamp(self.clocks.wall() + hold.until - now)
-            self.tell("throttle.held", reason=hold.reason, detail=detail, until=until)
+        if charge.hold is not None:
+            hold = charge.hold
+            until = stamp(wall_s + hold.until - self.clocks.steady())
+            self.tell("throttle.held", reason=hold.reason, detail=hold.detail, until=until)
+
+    def _tell_news(self) -> None:
+        news, self._throttle.news[:] = list(self._throttle.news), []
+        for one in news:
+            match one:
+                case Narrowed():
+                    rate = round(one.rate_per_s, 3)
+                    self.tell("throttle.narrowed", rate=rate, in_flight=one.in_flight, why=one.why)
+                case LaneOpened():
+                    self.tell("lane.opened", user=one.user)
+                case LaneEnded():
+                    self.tell("lane.closed", user=one.user)
+
+
+def patience_over(turnstile: Turnstile, clocks: Clocks) -> OutageTooLong:
+    """Say which users are turned away for longer than the run waits, and when to come back."""
+    aside = turnstile.set_aside
+    users = f"user {next(iter(aside))}" if len(aside) == 1 else f"{len(aside):,} users"
+    back = stamp(clocks.wall() + max(aside.values()) - clocks.steady())
+    return OutageTooLong(
+        f"the server turns {users} away until {back}, which is longer than --max-outage; all that "
+        "could go on has ended. Resume the run after that"
+    )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import msgspec
+
 from runner.model import Change, ErrorClass, Finding, FindingKind, Intent, State
 
 _GOES_ON = frozenset({FindingKind.CHANGE, FindingKind.UNCHANGED})
@@ -64,3 +66,11 @@ def moved_in_doubt(intent: Intent, state: State) -> str | None:
             was = before.get(name, "not told")
             return f"{name} was {was} and was to become {wanted}, but is now {now}"
     return None
+
+
+def narrowed_to(change: Change, state: State) -> Change:
+    """Return *change* without the fields that *state* shows to be so already."""
+    desired = {name: v for name, v in change.desired.items() if state.get(name) != v}
+    if len(desired) == len(change.desired):
+        return change
+    return msgspec.structs.replace(change, desired=desired)

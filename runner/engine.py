@@ -11,13 +11,14 @@ from __future__ import annotations
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import NoReturn
 
 import anyio
 
 from runner.api import Api
-from runner.attempt import Clocks, Sender, Transport
-from runner.errors import Fault, FaultKind, Interrupted
+from runner.attempt import Clocks, Sender, Transport, patience_over
+from runner.errors import Fault, FaultKind, Interrupted, SyncshiftError
 from runner.exchange import Exchange, Exchanger, Policy
 from runner.job import Job
 from runner.log import diagnostics
@@ -25,7 +26,7 @@ from runner.model import Change, Request, Response
 from runner.outage import Breaker, RetryBudget
 from runner.pipeline import Stop
 from runner.settings import Settings
-from runner.throttle import Throttle
+from runner.throttle import Learned, Throttle
 from runner.tokens import TokenSource
 from runner.turnstile import Turnstile
 from runner.version import VERSION
@@ -66,14 +67,25 @@ class Looker:
 class Engine:
     """The parts that ask the API, at one command's limits. Belongs to one event loop."""
 
-    def __init__(self, settings: Settings, *, clocks: Clocks) -> None:
+    def __init__(
+        self, settings: Settings, *, clocks: Clocks, start: Learned | None = None
+    ) -> None:
+        """*start* is what an earlier run has learned of the host."""
         self.settings = settings
         self.clocks = clocks
         self.turnstile = Turnstile(
-            Throttle(ceiling=settings.concurrency, rate_per_s=settings.rate, chance=clocks.chance),
+            Throttle(
+                ceiling=settings.concurrency,
+                rate_per_s=settings.rate,
+                chance=clocks.chance,
+                start=start,
+            ),
             clock=clocks.steady,
+            longest_wait_s=settings.max_outage_s,
         )
-        self.stop = Stop(self.turnstile)
+        self.stop = Stop(
+            self.turnstile, patience_over=partial(patience_over, self.turnstile, clocks)
+        )
 
     @asynccontextmanager
     async def asking(
@@ -94,7 +106,8 @@ class Engine:
         settings = self.settings
         return Api(
             base_url=settings.base_url,
-            concurrency=settings.concurrency,
+            # Any number: the throttle alone says how many, and that can be changed.
+            concurrency=0,
             timeout_s=settings.timeout_s,
             version=VERSION,
             trust_env=settings.trust_env,
@@ -121,6 +134,16 @@ class Engine:
             probe_with=job.read,
         )
 
+    def set_ceilings(self, *, rate: float | None, concurrency: int | None) -> None:
+        """Replace the ceilings that are given, from now on."""
+        self.turnstile.throttle.set_ceilings(rate_per_s=rate, in_flight=concurrency)
+        self.turnstile.nudge()
+
+    def drain(self, carrying: anyio.CancelScope, reason: SyncshiftError) -> None:
+        """Take no more rows because of *reason*; what is carried may land, for a while."""
+        self.stop(reason)
+        carrying.deadline = anyio.current_time() + self.settings.drain_s
+
     async def heed_signals(
         self, carrying: anyio.CancelScope, leave: Callable[[int], NoReturn]
     ) -> None:
@@ -131,10 +154,10 @@ class Engine:
                 if heeded:
                     leave(SIGNALED + number)
                 heeded = True
-                self.stop(
+                self.drain(
+                    carrying,
                     Interrupted(
                         f"{signal.Signals(number).name} came; what was in flight could land",
                         signal_number=number,
-                    )
+                    ),
                 )
-                carrying.deadline = anyio.current_time() + self.settings.drain_s

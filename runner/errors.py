@@ -16,6 +16,10 @@
     |   `-- JournalDamaged       a line in the middle of a journal is bad
     `-- RunStopped             rows remain; the run can be resumed        exit 4
         |-- LimitReached         too many rows failed
+        |-- GateFailed           a wave did not go well enough for the next
+        |-- GateInconclusive     too little of a wave was proved to say so
+        |-- NotApproved          a person did not let the next wave begin
+        |-- StoppedByHand        somebody ordered it to stop
         |-- RunFault             a fault of the whole run: key, host, TLS
         |-- OutageTooLong        the server stayed away
         |-- DiskFault            what cannot be recorded is not sent
@@ -126,6 +130,22 @@ class RunStopped(SyncshiftError):
 
 class LimitReached(RunStopped):
     """More rows failed than --max-failures allows."""
+
+
+class GateFailed(RunStopped):
+    """A wave came to something that a condition of its gate does not allow."""
+
+
+class GateInconclusive(RunStopped):
+    """Too few rows of a wave could be proved to let the next one begin."""
+
+
+class NotApproved(RunStopped):
+    """A person was asked at a gate, and did not say yes."""
+
+
+class StoppedByHand(RunStopped):
+    """Somebody ordered the run to stop; the text says who, and why."""
 
 
 class RunFault(RunStopped):

@@ -14,12 +14,12 @@ from collections.abc import Awaitable, Callable
 import msgspec
 
 from runner import retry
-from runner.attempt import Attempt, Sender
+from runner.attempt import Attempt, Sender, patience_over
 from runner.errors import RunFault
 from runner.log import diagnostics
 from runner.model import Change, Request, Response, Verdict
 from runner.outage import RetryBudget
-from runner.turnstile import Closing
+from runner.turnstile import Closing, SetAside
 from runner.vigil import Vigil
 
 _MAX_THROTTLED = 50
@@ -144,12 +144,18 @@ class _Insistence:
     async def go_on(self, first: Attempt) -> Exchange:
         """Follow up on *first*, which did not settle the matter."""
         self._pending = self._last = first
-        last = await retry.again(
-            self._next,
-            goes_on=self._goes_on,
-            pause_s=self._pause_s,
-            sleep=self._sender.turnstile.sleep,
-        )
+        try:
+            last = await retry.again(
+                self._next,
+                goes_on=self._goes_on,
+                pause_s=self._pause_s,
+                sleep=self._sender.turnstile.sleep,
+            )
+        except SetAside:
+            if self._in_doubt:
+                # It may have set something off that nobody would count or follow.
+                self._sender.stop(patience_over(self._sender.turnstile, self._sender.clocks))
+            raise
         if last.accepted and self._retries:
             self._exchanger.budget.pay_back(last.sent_at)
         return Exchange(last, self._sends, self._in_doubt and not last.accepted, self._landed)
@@ -249,8 +255,11 @@ class _Insistence:
 
     def _pause_s(self, attempt: Attempt) -> float:
         ruling, clocks = attempt.ruling, self._sender.clocks
+        if ruling.verdict is Verdict.THROTTLED and attempt.waits_alone:
+            tries = self._throttled - 1
+            return retry.backoff_s(ruling, retries=tries, chance=clocks.chance())
         if ruling.verdict is Verdict.THROTTLED or self._resend_free:
-            return 0.0
+            return 0.0  # everybody waits, or the user's lane does
         pause_s = max(
             retry.backoff_s(ruling, retries=self._retries, chance=clocks.chance()),
             self._exchanger.budget.take(clocks.steady()),

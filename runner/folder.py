@@ -11,12 +11,13 @@ import shutil
 import socket
 import time
 from pathlib import Path
-from typing import BinaryIO, Literal, Protocol
+from typing import Any, BinaryIO, Literal, Protocol
 
 import msgspec
 
 from runner.errors import DiskFault, InputError, NoSuchRun, RunExists, RunLocked, UsageError
 from runner.journal import sync_directory, write_file, write_whole
+from runner.judged import GateJudged
 from runner.log import stamp
 from runner.settings import Settings, check_run_id
 
@@ -61,7 +62,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     versions: dict[str, str]
     parent: str | None = None
     """The run that this one goes back to."""
-    relation: Literal["retry", "rollback"] | None = None
+    relation: Literal["retry", "rollback", "brake", "release"] | None = None
     """What this run is to its parent."""
     undoes: bool = False
     """It puts back what another run changed: a rollback, or a retry of one."""
@@ -76,6 +77,11 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     rows: int | None = None
     """Rows of the input; None until it was checked."""
     users: int | None = None
+    wave_rows: tuple[int, ...] = ()
+    """Rows that each wave has; empty: they go all at once, or sending has not begun."""
+    gates: tuple[GateJudged, ...] = ()
+    """What the gates came to that were judged, in order. The run stands before the last one
+    if nobody has passed it."""
     created: str
     started: str | None = None
     """When sending began."""
@@ -190,6 +196,10 @@ class Folder:
         text = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
         write_file(self.path / MANIFEST, text + b"\n")
         return manifest
+
+    def amend(self, **changes: Any) -> Manifest:
+        """Change single fields of the manifest as it is on disk, durably. Raises `DiskFault`."""
+        return self.write(msgspec.structs.replace(self.read(), **changes))
 
     def refuse(self, refusal: UsageError) -> None:
         """Write down that nothing was sent, and why; then let go of the run. Raises `DiskFault`."""

@@ -17,6 +17,7 @@ import anyio
 import msgspec
 
 from runner.attempt import Clocks
+from runner.budget import Budget
 from runner.errors import DiskFault, SyncshiftError
 from runner.exchange import Exchanger
 from runner.job import Job
@@ -26,7 +27,7 @@ from runner.proving import Case, End, Prover, begin, moment_s
 from runner.record import Record
 from runner.retry import Ruling
 from runner.steps import Ending, Update, Work
-from runner.turnstile import Closing, Turnstile
+from runner.turnstile import Closing, SetAside, Turnstile
 
 MOST_ASLEEP = 50_000
 """Rows that are followed at once. While there are so many, workers wait with the next."""
@@ -79,9 +80,15 @@ class Follower:
         looks_at_once: int,
         confirm_timeout_s: float,
         resync_timeout_s: float,
+        budget: Budget | None = None,
         most_asleep: int = MOST_ASLEEP,
     ) -> None:
-        """*stop* ends the run when the disk fails; *looks_at_once* are made at most."""
+        """*stop* ends the run when the disk fails; *looks_at_once* are made at most.
+
+        The tickets of *budget* are given back when their re-syncs have ended. A row that was
+        given up, though it may have landed, is looked after until that is clear or other
+        rows need its ticket no more.
+        """
         self._update = update
         self._job = job
         self._ask = exchanger.ask
@@ -92,11 +99,14 @@ class Follower:
         self._clocks = clocks
         self._looks_at_once = looks_at_once
         self._most_asleep = most_asleep
+        self._budget = budget
         self._prover = Prover(
             job, confirm_timeout_s=confirm_timeout_s, resync_timeout_s=resync_timeout_s
         )
         self._asleep: list[tuple[float, int, bytes]] = []
         """When a row is looked at next, its number, its case."""
+        self._doubtful: set[int] = set()
+        """Rows that have their outcome, and are looked after all the same."""
         self._looking = 0
         self._finished = False
         self._news = asyncio.Event()
@@ -110,8 +120,14 @@ class Follower:
         if work.accepted is not None:
             case = self._taken_up(work)
         else:
-            carried = await self._update.carry(work)
+            try:
+                carried = await self._update.carry(work)
+            except SetAside:
+                if self._budget is not None and work.change is not None:
+                    self._budget.give_back(work.change.row)
+                raise
             if isinstance(carried, Ending):
+                self._let_go(carried)
                 return carried
             case = carried
             self._record.accept(case.acceptance)
@@ -124,7 +140,11 @@ class Follower:
         return None
 
     async def run(self) -> None:
-        """Look after rows until `finish` was called and none is left, or the run ends."""
+        """Look after rows until `finish` was called and none is left, or the run ends.
+
+        May be called again, for more rows.
+        """
+        self._finished = False
         async with anyio.create_task_group() as team:
             team.start_soon(self._wake_at_closing)
             async with anyio.create_task_group() as looks:
@@ -134,6 +154,8 @@ class Follower:
                         self._looking += 1
                         looks.start_soon(self._look, due_s, _UNPACK(packed))
                     await self._until_news()
+                if self._doubtful:
+                    looks.cancel_scope.cancel()
             team.cancel_scope.cancel()
 
     def finish(self) -> None:
@@ -161,6 +183,17 @@ class Follower:
             since_s=now_s - max(0.0, wall_s - since_s),
         )
 
+    def _let_go(self, ending: Ending) -> None:
+        """Take in that a row ends without being followed; but its re-sync may be under way."""
+        budget, row = self._budget, ending.outcome.row
+        if budget is None:
+            return
+        if ending.doubt is None or row not in budget:
+            budget.give_back(row)
+        else:
+            self._doubtful.add(row)
+            self._lay_down(ending.doubt, at_least_s=0.0)
+
     def _lay_down(self, case: Case, *, at_least_s: float) -> None:
         """Let a case sleep until its next look is due."""
         now_s = self._clocks.steady()
@@ -173,7 +206,7 @@ class Follower:
             self._news.set()
 
     def _is_done(self) -> bool:
-        return self._finished and not self._asleep and not self._looking
+        return self._finished and len(self._asleep) + self._looking == len(self._doubtful)
 
     def _is_due(self) -> bool:
         return (
@@ -200,18 +233,33 @@ class Follower:
         try:
             ending = await self._look_at(due_s, case)
             if ending is not None:
-                self._sink.tally.followed -= 1
-                self._room.set()
-                self._sink.end(ending)
-                await self._sink.durable()
+                await self._end(case.change.row, ending)
         except Closing:
             pass  # the row stays as it is: accepted, and to be followed by whoever resumes
+        except anyio.get_cancelled_exc_class():
+            # Nobody waits for it now; its ticket may be needed by the rows of the next `run`.
+            self._lay_down(case, at_least_s=0.0)
+            raise
+        except asyncio.CancelledError:
+            self._lay_down(case, at_least_s=0.0)  # until more rows come
+            raise
         except DiskFault as fault:
             self._stop(fault)
         finally:
             self._looking -= 1
             self._tell_next()
             self._news.set()
+
+    async def _end(self, row: int, ending: Ending) -> None:
+        if row in self._doubtful:
+            self._doubtful.remove(row)
+        else:
+            self._sink.tally.followed -= 1
+            self._room.set()
+            self._sink.end(ending)
+            await self._sink.durable()
+        if self._budget is not None:
+            self._budget.give_back(row)
 
     async def _look_at(self, due_s: float, case: Case) -> Ending | None:
         job, change, prover = self._job, case.change, self._prover

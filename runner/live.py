@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import msgspec
 
 from runner.journal import Committer
 from runner.pipeline import Tally
+from runner.throttle import LANE
 from runner.turnstile import Turnstile
+from runner.waits import Wait as Reason
+from runner.waits import Waits
+
+_IDLE = ("disk", "backoff", "proof")
+"""Reasons that nobody begins or ends: they are seen."""
 
 
 class Wait(msgspec.Struct, frozen=True):
-    """One reason why nothing is sent at the moment."""
+    """One reason why somebody waits at the moment."""
 
     reason: str
     detail: str
@@ -34,6 +41,7 @@ class Live:
         turnstile: Turnstile,
         committer: Committer,
         clock: Callable[[], float],
+        waits: Waits | None = None,
     ) -> None:
         self.rows = rows
         """Rows of the input."""
@@ -45,6 +53,7 @@ class Live:
         self._turnstile = turnstile
         self._committer = committer
         self._clock = clock
+        self._waits = waits
 
     @property
     def in_flight(self) -> int:
@@ -72,25 +81,79 @@ class Live:
         return self._clock() - self.began_at
 
     def waits(self) -> tuple[Wait, ...]:
-        """Return every reason why nothing is sent now."""
+        """Return every reason why somebody waits now."""
         now = self._clock()
-        waits = [
-            Wait(hold.reason, hold.detail, now - hold.since, max(0.0, hold.until - now))
+        return tuple(
+            Wait(
+                wait.reason,
+                wait.detail,
+                now - wait.since,
+                None if wait.until is None else max(0.0, wait.until - now),
+            )
+            for wait in self.reasons()
+        )
+
+    def reasons(self) -> tuple[Reason, ...]:
+        """Return the same, with moments on the run's steady clock."""
+        now = self._clock()
+        known = {wait.reason: wait for wait in self._waits.active()} if self._waits else {}
+        found = [
+            *self._holds(now),
+            *self._lanes(),
+            *(wait for reason, wait in known.items() if reason not in _IDLE),
+        ]
+        for wait in self._idle(now):
+            began = known[wait.reason].since if wait.reason in known else wait.since
+            found.append(Reason(wait.reason, wait.detail, began, wait.until))
+        # Of what is known to the throttle and to the registry, the registry knows more.
+        return tuple({wait.reason: wait for wait in found}.values())
+
+    def note(self) -> None:
+        """Have the registry know what is only seen from here; call it now and then."""
+        if self._waits is None:
+            return
+        idle = {wait.reason: wait for wait in self._idle(self._clock())}
+        for reason in _IDLE:
+            if reason in idle:
+                self._waits.begin(reason, idle[reason].detail, idle[reason].until)
+            else:
+                self._waits.end(reason)
+        for lane in self._lanes():
+            self._waits.begin(lane.reason, lane.detail, lane.until)
+        if not self._throttle.lanes.of:
+            self._waits.end(LANE)
+        self._waits.sweep()
+
+    def _lanes(self) -> list[Reason]:
+        rows = self._turnstile.waiting_in_lanes
+        if not rows:
+            return []
+        why, until = self._turnstile.why_lanes(rows)
+        since = min(lane.opened_at for lane in self._throttle.lanes.of.values())
+        return [Reason(LANE, why, since, until)]
+
+    def _holds(self, now: float) -> list[Reason]:
+        return [
+            Reason(
+                hold.reason, hold.detail, hold.since, None if hold.until == math.inf else hold.until
+            )
             for hold in self._throttle.holds(now)
         ]
+
+    def _idle(self, now: float) -> list[Reason]:
+        """Return why nothing goes on, as far as it is nobody's decision."""
         slow_since = self._committer.slow_since(now)
         if slow_since is not None:
-            waits.append(
-                Wait("disk", "the disk has not taken the last records", now - slow_since, None)
-            )
+            why = "the disk has not taken the last records"
+            return [Reason("disk", why, slow_since, None)]
+        if self.in_flight or self._throttle.is_held(now):
+            return []
         asleep = self._turnstile.sleeping
-        if not waits and asleep and not self.in_flight and not self._turnstile.waiting:
+        if asleep and not self._turnstile.waiting:
             rows = "1 row waits" if asleep == 1 else f"{asleep:,} rows wait"
-            waits.append(Wait("backoff", f"{rows} before the next try", 0.0, None))
-        elif not waits and not self.in_flight and not self.tally.carried and self.followed:
+            return [Reason("backoff", f"{rows} before the next try", now, None)]
+        if not self.tally.carried and self.followed:
             rows = "1 row is" if self.followed == 1 else f"{self.followed:,} rows are"
-            next_at = self.tally.looks_again_at
-            left_s = None if next_at is None else max(0.0, next_at - now)
             why = f"{rows} accepted and looked at again until the proof is there"
-            waits.append(Wait("proof", why, 0.0, left_s))
-        return tuple(waits)
+            return [Reason("proof", why, now, self.tally.looks_again_at)]
+        return []

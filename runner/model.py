@@ -114,6 +114,10 @@ class Response(msgspec.Struct, frozen=True, gc=False):
     retry_after: str | None = None
     date: str | None = None
     request_id: str | None = None
+    ratelimit: str | None = None
+    """The RateLimit field, as it came."""
+    ratelimit_policy: str | None = None
+    """Likewise RateLimit-Policy."""
 
 
 class Verdict(enum.StrEnum):

@@ -65,6 +65,9 @@ class Notebook:
             )
         )
 
+    def set_aside(self) -> None:
+        """Nothing was found of a row, and nothing is written."""
+
     def acquit(self) -> None:
         """The input has ended: what was kept back is written as it was found."""
         for seen in self._suspicions.acquit():

@@ -15,6 +15,7 @@ from typing import Any, BinaryIO, Literal
 import msgspec
 
 from runner.account import index_of, input_of, same_input
+from runner.admission import can_be_resumed, may_go_on
 from runner.anew import merged
 from runner.authority import speaks_for, token_source
 from runner.check import Checked, check, columns_of, write_invalid
@@ -32,6 +33,7 @@ from runner.job import Job, find
 from runner.lineage import hopeless_rows
 from runner.log import stamp
 from runner.results import Findings
+from runner.rollout import Gate, seeded
 from runner.rows import FileVersion, InputFile, file_version, recognise
 from runner.settings import Resolved, Settings
 from runner.tokens import TokenSource
@@ -61,6 +63,8 @@ class Opened(msgspec.Struct, frozen=True, kw_only=True):
     """Of these, how many are planned to be changed; None: every one may be."""
     remarks: tuple[str, ...] = ()
     """What else a person should read before anything is sent."""
+    past_gate: int | None = None
+    """The wave whose gate a person goes past, although it did not pass."""
     version: FileVersion | None
     """Of the input, from before it was checked: what is sent was checked."""
     resumed: bool = False
@@ -132,16 +136,17 @@ def open_child(
     resolved: Resolved,
     *,
     format: str,
-    relation: Literal["retry", "rollback"],
+    relation: Literal["retry", "rollback", "brake", "release"],
     undoes: bool,
     settings: Settings,
+    job: str | None = None,
     run_id: str | None = None,
     warn: Callable[[str], None],
 ) -> Opened:
     """Make a run that goes back to *parent*, on the input that *source* gives, and check it.
 
-    *settings* are all its own. Raises `UsageError` (the run, if there is one by
-    then, is *refused*), `RunExists`, `DiskFault`.
+    *settings* are all its own; without *job* it is *parent*'s. Raises `UsageError` (the run,
+    if there is one by then, is *refused*), `RunExists`, `DiskFault`.
     """
     tokens = token_source(resolved.secrets, settings, warn=warn)
     folder = Folder.create(resolved.places.runs_dir, run_id, wall_clock_s=time.time())
@@ -155,7 +160,7 @@ def open_child(
     manifest = folder.write(
         Manifest(
             run_id=folder.run_id,
-            job=parent.job,
+            job=job or parent.job,
             input=Input(
                 name=name, file=f"input.{format}", format=format, bytes=size, sha256=sha256
             ),
@@ -168,7 +173,7 @@ def open_child(
         )
     )
     try:
-        return _checked(folder, manifest, find(parent.job), tokens)
+        return _checked(folder, manifest, find(manifest.job), tokens)
     except UsageError as refusal:
         folder.refuse(refusal)
         raise
@@ -179,12 +184,14 @@ def reopen(
     resolved: Resolved,
     *,
     admit: Callable[[Manifest], None] | None = None,
+    past_gate: int | None = None,
     warn: Callable[[str], None],
 ) -> Opened:
     """Open a run to go on with it. Its settings are its own, but for those that may change.
 
     *admit* raises when this is not the run for it; by default a plan is not that
-    was never applied. Raises `NoSuchRun`, `RunRefused`, `RunLocked`, `RunChanged`
+    was never applied. *past_gate* is the wave past whose gate it goes; without it a run is
+    refused that stands before one. Raises `NoSuchRun`, `RunRefused`, `RunLocked`, `RunChanged`
     when input, host, project or audience are others, `UsageError` when there is no key.
     """
     folder = Folder.open(resolved.places.runs_dir, run_id)
@@ -196,37 +203,18 @@ def reopen(
                 f"run {run_id} was refused before anything was sent ({manifest.reason}); "
                 "mend that and begin a new run"
             )
-        (admit or _can_be_resumed)(manifest)
+        (admit or can_be_resumed)(manifest)
+        may_go_on(manifest, past_gate=past_gate)
         job = find(manifest.job)
         settings = merged(manifest.settings, resolved)
         manifest = msgspec.structs.replace(manifest, settings=settings)
         tokens = token_source(resolved.secrets, settings, warn=warn)
         manifest = _same_input(folder, manifest)
         opened = _checked(folder, manifest, job, tokens)
-        return msgspec.structs.replace(opened, resumed=True)
+        return msgspec.structs.replace(opened, resumed=True, past_gate=past_gate)
     except SyncshiftError:
         folder.unlock()
         raise
-
-
-def _can_be_resumed(manifest: Manifest) -> None:
-    if not manifest.is_plan or manifest.applied:
-        return
-    run_id = manifest.run_id
-    if manifest.planned:
-        raise RunRefused(
-            f"run {run_id} is planned and was never applied; carry it out: syncshift apply {run_id}"
-        )
-    raise RunRefused(not_whole(manifest))
-
-
-def not_whole(manifest: Manifest) -> str:
-    """Say that the plan of a run was not finished."""
-    why = f" ({manifest.reason})" if manifest.reason else ""
-    return (
-        f"the plan of run {manifest.run_id} is not whole{why}, and a plan is not resumed; plan "
-        f"again: syncshift plan {manifest.job} {manifest.input.name}"
-    )
 
 
 def give_up(opened: Opened, refusal: SyncshiftError) -> None:
@@ -246,6 +234,7 @@ def _checked(folder: Folder, manifest: Manifest, job: Job, tokens: TokenSource) 
         job,
         user_required=tokens.renewable,
         expected_allowed=not settings.no_read,
+        undoes=manifest.undoes,
         ignored=settings.ignore_columns,
     )
     version_of_input = file_version(file)
@@ -253,7 +242,11 @@ def _checked(folder: Folder, manifest: Manifest, job: Job, tokens: TokenSource) 
     hopeless, remarks = hopeless_rows(file) if manifest.undoes else (0, ())
     if manifest.input.sha256 not in {None, checked.sha256}:
         raise RunChanged(f"{file.path}: the input changed while it was checked; begin again")
-    manifest = _with_input(manifest, bytes=checked.size, sha256=checked.sha256)
+    Gate.parse(settings.gates)
+    manifest = msgspec.structs.replace(
+        _with_input(manifest, bytes=checked.size, sha256=checked.sha256),
+        settings=seeded(settings, sha256=checked.sha256),
+    )
     if not checked.file_problems:
         manifest = msgspec.structs.replace(manifest, rows=checked.rows, users=checked.users)
     folder.write(manifest)

@@ -1,30 +1,30 @@
 """Moves changes from a source through a step into a sink, many at a time.
 
-The source is read a block at a time in a thread; a full house stops it. A
-worker carries one change at a time and is at most one outcome ahead of the disk:
-that of the last change is on disk before anything is sent for the next. There are
-more workers than requests in flight, because a worker that waits for the disk
-holds no slot.
+The source is read a block at a time in a thread; a full house stops it. The feed
+says what a worker takes next. A worker carries one change at a time and is at most
+one outcome ahead of the disk: that of the last change is on disk before anything is
+sent for the next. There are more workers than requests in flight, because a worker
+that waits for the disk holds no slot.
 """
 
 from __future__ import annotations
 
 import contextlib
 import gc
-from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from typing import Protocol, TypeVar
 
 import anyio
-import anyio.to_thread
 import msgspec
 
-from runner.errors import DiskFault, RunFault, RunStopped, SyncshiftError
+from runner.crew import Crew
+from runner.errors import DiskFault, RunStopped, SyncshiftError
+from runner.feed import Feed, Lock, Waits
 from runner.model import Outcome, OutcomeKind
 from runner.results import duplicate
 from runner.rollout import FailureLimit, Suspicions
 from runner.steps import Ending, Work
-from runner.turnstile import Closing, Turnstile
+from runner.turnstile import Closing, SetAside, Turnstile
 
 _WORKERS_PER_SLOT = 3
 _FEWEST_WORKERS = 12
@@ -53,8 +53,12 @@ class Tally(msgspec.Struct):
 class Stop:
     """Why the run ends before its input does. The first reason stands."""
 
-    def __init__(self, turnstile: Turnstile) -> None:
+    def __init__(
+        self, turnstile: Turnstile, *, patience_over: Callable[[], SyncshiftError] | None = None
+    ) -> None:
+        """*patience_over* says why the run ends when rows that were set aside are all it has."""
         self._turnstile = turnstile
+        self._patience_over = patience_over
         self.reason: SyncshiftError | None = None
         self.in_flight = 0
         """Requests in flight when the reason came up."""
@@ -63,8 +67,22 @@ class Stop:
         """Take no more rows and send no more requests; those in flight may land."""
         if self.reason is None:
             self.reason = reason
-            self.in_flight = self._turnstile.throttle.in_flight
+            self.in_flight = self.flying
         self._turnstile.close()
+
+    @property
+    def flying(self) -> int:
+        """Requests in flight now."""
+        return self._turnstile.throttle.in_flight
+
+    def if_set_aside(self) -> None:
+        """End the run, for nothing else is left to do, if rows were set aside."""
+        if self._patience_over is not None and self._turnstile.set_aside:
+            self(self._patience_over())
+
+    async def until(self) -> None:
+        """Return once the run ends before its input does."""
+        await self._turnstile.until_closed()
 
 
 class Commits(Protocol):
@@ -112,6 +130,10 @@ class Ends(Protocol[_EndingT_contra]):
         """Take in a row that ended without being carried."""
         ...
 
+    def set_aside(self) -> None:
+        """Take in that a row stays as it is for now: it ends when the run is resumed."""
+        ...
+
     def acquit(self) -> None:
         """Take in that the input has ended."""
         ...
@@ -139,20 +161,31 @@ class Sink:
         duplicates_of: Callable[[int], tuple[tuple[int, int], ...]],
         is_settled: Callable[[int], bool],
         pardoned: Collection[OutcomeKind] = (),
+        strict: bool = False,
     ) -> None:
         """*duplicates_of* a row gives (row, line) of the later rows that ask for the same.
 
         Rows that end in a way that is *pardoned* do not count as failed against *limit*.
+        Where that is *strict*, no more rows are kept back than may still fail.
         """
         self._pardoned = pardoned
         self._settle = settle
         self._commits = commits
         self._stop = stop
-        self._limit = limit
+        self._strict = strict
+        self.limit = limit
+        """May be replaced at any time."""
         self._suspicions = suspicions
         self._duplicates_of = duplicates_of
         self._is_settled = is_settled
         self.tally = Tally(counts=dict.fromkeys(OutcomeKind, 0))
+        self.on_end: Callable[[], None] | None = None
+        """Called when a row has ended, whether it is kept back or not."""
+
+    @property
+    def kept_back(self) -> int:
+        """Rows that have ended, and of which it is not known yet whether that counts."""
+        return self._suspicions.kept
 
     def end(self, ending: Ending) -> None:
         """Take in how a row ended; it may be kept back for a while."""
@@ -161,10 +194,21 @@ class Sink:
                 self._write(free.outcome)
         except RunStopped as fault:
             self._stop(fault)
+        if self._strict and (kept := self.kept_back):
+            tally = self.tally
+            if self.limit.exceeded(failed=tally.failed + kept, ended=tally.ended + kept):
+                self.acquit()  # and the limit is reached, whatever is behind it
+        if self.on_end is not None:
+            self.on_end()
 
     def end_known(self, outcome: Outcome) -> None:
         """Take in a row that ended without being carried."""
         self._write(outcome)
+
+    def set_aside(self) -> None:
+        """Take in that a row stays as it is for now: it ends when the run is resumed."""
+        if self.on_end is not None:
+            self.on_end()
 
     def acquit(self) -> None:
         """The input has ended: what was kept back ends as it was found."""
@@ -191,17 +235,18 @@ class Sink:
             tally.ended += 1
             if not outcome.succeeded and outcome.outcome not in self._pardoned:
                 tally.failed += 1
+            # A share may be exceeded by a row that ended well: the one that makes it count.
+            if tally.failed:
                 self._look_at_limit()
         for row, line in self._duplicates_of(outcome.row):
             if not self._is_settled(row):
                 self._write(duplicate(outcome, row=row, line=line))
 
     def _look_at_limit(self) -> None:
-        tally = self.tally
-        if self._stop.reason is None and self._limit.exceeded(
-            failed=tally.failed, ended=tally.ended
-        ):
-            self._stop(self._limit.reached(failed=tally.failed, ended=tally.ended))
+        failed, ended = self.tally.failed, self.tally.ended
+        if self._stop.reason is None and self.limit.exceeded(failed=failed, ended=ended):
+            flying = self._stop.flying
+            self._stop(self.limit.reached(failed=failed, ended=ended, in_flight=flying))
 
 
 def workers_for(*, concurrency: int, rows: int) -> int:
@@ -214,29 +259,34 @@ async def flow(
     carry: Callable[[Work], Awaitable[_EndingT | None]],
     sink: Ends[_EndingT],
     *,
-    workers: int,
+    workers: int | Crew,
     stop: Stop,
     beside: Beside | None = None,
+    locks: Sequence[Lock] = (),
+    waits: Waits | None = None,
 ) -> None:
     """Carry everything that *blocks* yields, with *workers* at a time, until its end or a stop.
 
-    A row for which *carry* returns None ends later, *beside*. A stop lets go of every row
+    A row for which *carry* returns None ends later, *beside*. One that a lock of *locks*
+    blocks is carried once that opens, and *waits* is told of it. A stop lets go of every row
     that waits and lets requests in flight land. Raises what *blocks* raises.
     """
-    hall = _Hall(blocks, stop)
+    feed = Feed(blocks, stop, locks=locks, waits=waits)
+    crew = workers if isinstance(workers, Crew) else Crew(workers)
     with _collecting_rarely():
         async with anyio.create_task_group() as team:
-            team.start_soon(hall.fill)
+            team.start_soon(feed.run)
             async with anyio.create_task_group() as company:
                 if beside is not None:
                     company.start_soon(beside.run)
                 async with anyio.create_task_group() as hands:
-                    for _ in range(workers):
-                        hands.start_soon(_work, hall, carry, sink, stop)
+                    crew.begin(lambda: hands.start_soon(_work, feed, carry, sink, stop))
+                crew.end()
                 if beside is not None:
                     beside.finish()
             # Nobody takes blocks any more: a reader that waits to hand one over may go.
             team.cancel_scope.cancel()
+    stop.if_set_aside()
     if stop.reason is None:
         sink.acquit()
         try:
@@ -261,53 +311,14 @@ def _collecting_rarely() -> Iterator[None]:
         gc.set_threshold(*usual)
 
 
-class _Hall:
-    """Where rows wait for a worker: one block at hand, the next one read ahead."""
-
-    def __init__(self, blocks: Iterator[list[Work]], stop: Stop) -> None:
-        self._blocks = blocks
-        self._stop = stop
-        self._send, self._receive = anyio.create_memory_object_stream[list[Work]](1)
-        self._ready: deque[Work] = deque()
-        self._lock = anyio.Lock()
-
-    async def fill(self) -> None:
-        """Read blocks until the input or the run ends."""
-        with self._receive, self._send:
-            while not self._stop.reason:
-                try:
-                    block = await anyio.to_thread.run_sync(next, self._blocks, None)
-                except SyncshiftError as error:
-                    self._stop(RunFault(f"the input can no longer be used: {error}"))
-                    return
-                if block is None:
-                    self._send.close()
-                    await anyio.sleep_forever()
-                else:
-                    await self._send.send(block)
-
-    async def take(self) -> Work | None:
-        """Return the next row, or None when there is no more."""
-        while not self._ready:
-            if self._stop.reason:
-                return None
-            async with self._lock:
-                if not self._ready:
-                    try:
-                        self._ready.extend(await self._receive.receive())
-                    except (anyio.EndOfStream, anyio.ClosedResourceError):
-                        return None
-        return None if self._stop.reason else self._ready.popleft()
-
-
 async def _work(
-    hall: _Hall,
+    feed: Feed,
     carry: Callable[[Work], Awaitable[_EndingT | None]],
     sink: Ends[_EndingT],
     stop: Stop,
 ) -> None:
     mark = 0
-    while (item := await hall.take()) is not None:
+    while (item := await feed.take()) is not None:
         try:
             if item.change is not None:
                 sink.tally.carried += 1
@@ -323,6 +334,8 @@ async def _work(
             # it sends next leaves after the intent, which is written after this outcome.
             await sink.durable(mark)
             mark = sink.commit()
+        except SetAside:
+            sink.set_aside()
         except Closing:
             return
         except DiskFault as fault:

@@ -191,6 +191,8 @@ class Prover:
             last_s = case.since_s if case.in_force_s is None else case.in_force_s
             if now_s - last_s < self._confirm_s - _GRAIN_S and not self._is_over(case, now_s):
                 return None
+            if progress.status == _ERRORED and not case.was_errored:
+                return _errored(case, progress)
             return self._in_vain(case)
         if not self._is_over(case, now_s):
             return None

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 
 import msgspec
 
 from runner import rows as reading
 from runner.account import family_of, input_of, same_input, standing_of
-from runner.anew import CHILDS_OWN, merged
+from runner.anew import handed_down
 from runner.check import columns_of
 from runner.errors import RunRefused, SettingsError
 from runner.folder import Folder
 from runner.job import find
+from runner.judged import standing
 from runner.lineage import IRREVERSIBLE, ROW, Member, holding, root_of
 from runner.model import SUCCEEDED, ErrorClass, OutcomeKind, encode_json
 from runner.opening import Opened, open_child
@@ -75,12 +76,14 @@ def open_retry(
     named = Folder.open(resolved.places.runs_dir, parent)
     root = root_of(named)
     may_be_retried(root)
-    settings = merged(root.manifest.settings, resolved, anew=CHILDS_OWN)
+    settings = handed_down(root.manifest.settings, resolved)
     if classes is None:
         classes = BY_DEFAULT - ({OutcomeKind.CONFLICTED} if root.manifest.is_plan else set())
     invalid_too = bool(classes & {OutcomeKind.INVALID.value, ErrorClass.INVALID.value})
     settings = msgspec.structs.replace(settings, skip_invalid=settings.skip_invalid or invalid_too)
     family = family_of(root.folder, root.manifest)
+    if UNPROCESSED in classes:
+        must_not_go_round(family)
     with holding(family):
         index = standing_of(family)
         wanted = _selected(parent, index, root.manifest.rows or 0, classes)
@@ -96,6 +99,19 @@ def open_retry(
             run_id=run_id,
             warn=warn,
         )
+
+
+def must_not_go_round(family: Sequence[Member]) -> None:
+    """Raise `RunRefused` when a retry would send rows that a gate holds back."""
+    for member in family:
+        gate = standing(member.manifest.gates)
+        if gate is not None:
+            raise RunRefused(
+                f"run {member.run_id} stands before the gate of wave {gate.wave}, and its "
+                f"unprocessed rows are behind it: {gate.why}. Go past that gate with `syncshift "
+                f"resume {member.run_id} --past-gate {gate.wave}`, or retry only what has ended: "
+                f"syncshift retry {member.run_id} --class exhausted,unconfirmed,errored"
+            )
 
 
 def may_be_retried(root: Member) -> None:

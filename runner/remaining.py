@@ -18,10 +18,13 @@ from runner.rows import BadRow, file_version, read, told
 from runner.steps import Work
 
 
-def work_left(opened: Opened, index: Index) -> Iterator[list[Work]]:
+def work_left(
+    opened: Opened, index: Index, *, takes: Callable[[int], bool] | None = None
+) -> Iterator[list[Work]]:
     """Yield what is still to do, in input order. Runs in the reader's thread.
 
-    Raises `RunChanged` when the input is no longer what was checked.
+    *takes* tells which rows to heed; None: all. Raises `RunChanged` when the input is no
+    longer what was checked.
     """
     checked = opened.checked
     to_follow = index.to_follow()
@@ -38,7 +41,7 @@ def work_left(opened: Opened, index: Index) -> Iterator[list[Work]]:
             work = []
             for item in block:
                 number = item.number if isinstance(item, BadRow) else item.row
-                if index.settled(number):
+                if index.settled(number) or (takes is not None and not takes(number)):
                     continue
                 if isinstance(item, BadRow):
                     work.append(Work(known=bad(item)))

@@ -76,6 +76,9 @@ _HALT_AT_ONCE = {
 }
 
 
+_THROTTLED = Ruling(
+    Verdict.THROTTLED, ErrorClass.THROTTLED, base_s=1.0, cap_s=60.0, counts=False
+)
 _REFUSED = Ruling(Verdict.REJECTED, ErrorClass.BAD_REQUEST)
 _REFUSED_ALIKE = Ruling(Verdict.REJECTED, ErrorClass.BAD_REQUEST, halts_after=_FEW_ROWS)
 _STRANGE = Ruling(Verdict.REJECTED, ErrorClass.PROTOCOL, halts_after=_FEW_ROWS)
@@ -148,7 +151,7 @@ def _judge_status(answer: Response, *, writes: bool, now_s: float) -> Ruling:
     said = f"{status}: {told(answer)}"
     wait_s = retry_after(answer.retry_after, now_s=now_s)
     if status == 429 or (status in {403, 503} and wait_s is not None):
-        return Ruling(Verdict.THROTTLED, ErrorClass.THROTTLED, said, wait_s, counts=False)
+        return msgspec.structs.replace(_THROTTLED, error=said, wait_s=wait_s)
     if 200 <= status < 300:
         said = f"{status}, but the answer does not speak of what was asked: {told(answer)}"
     elif status in _HALT_AT_ONCE:

@@ -12,6 +12,7 @@ from typing import BinaryIO
 import msgspec
 
 from runner.account import index_of
+from runner.admission import not_whole
 from runner.anew import merged
 from runner.authority import speaks_for, token_source
 from runner.check import Checked, check, columns_of
@@ -22,7 +23,7 @@ from runner.job import Job, find
 from runner.journal import scan
 from runner.log import stamp
 from runner.model import Change, FindingKind, Intent
-from runner.opening import Opened, not_whole, reopen
+from runner.opening import Opened, reopen
 from runner.record import UNDO
 from runner.results import Index
 from runner.rows import recognise

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import NoReturn
 
 import anyio
@@ -14,21 +16,27 @@ import msgspec
 
 from runner.account import add_up, index_of
 from runner.attempt import Clocks
-from runner.engine import SIGNALED, Engine
-from runner.errors import DiskFault, Interrupted, SyncshiftError
+from runner.budget import Budget
+from runner.crew import Crew
+from runner.engine import SIGNALED, Engine, Looker
+from runner.errors import DiskFault, Interrupted, NoSuchRun, SyncshiftError
 from runner.exchange import Exchanger
 from runner.folder import Manifest
 from runner.following import Follower
+from runner.gatekeeper import Decide, keeper_of
+from runner.lineup import Lineup
 from runner.live import Live
 from runner.log import stamp
 from runner.model import OutcomeKind
 from runner.opening import Opened
-from runner.pipeline import Sink, Stop, flow, workers_for
+from runner.pipeline import Sink, Stop, workers_for
 from runner.record import Record
-from runner.remaining import work_left
+from runner.relay import Relay
 from runner.results import Index, Summary
 from runner.rollout import FailureLimit, Suspicions
+from runner.steering import helm
 from runner.steps import Update
+from runner.waits import Waits
 
 
 def limit_of(opened: Opened) -> FailureLimit:
@@ -41,13 +49,15 @@ async def carry_out(
     *,
     show: Callable[[Live], None],
     leave: Callable[[int], NoReturn] = os._exit,
+    decide: Decide | None = None,
     clocks: Clocks | None = None,
     sync: Callable[[int], None] = os.fdatasync,
 ) -> Summary:
     """Carry every row that is left, and return what the run adds up to.
 
     *show* is handed the live figures once sending begins. *leave* ends the
-    process at once, with an exit code, when a second signal comes. Raises
+    process at once, with an exit code, when a second signal comes. *decide* puts a
+    question to the person at the terminal; None: there is none. Raises
     `JournalDamaged`, and `DiskFault` when even the account could not be written.
     """
     clocks = clocks or Clocks(time.monotonic, time.time, random.random)
@@ -72,7 +82,8 @@ async def carry_out(
             group.start_soon(engine.heed_signals, carrying, leave)
             try:
                 with carrying:
-                    await _carry(opened, engine, limit, show, sync)
+                    drain = partial(engine.drain, carrying)
+                    await _carry(opened, manifest, engine, limit, show, decide, drain, sync)
                 # In a thread, so that a second signal is still heard.
                 summary = await anyio.to_thread.run_sync(
                     _account, opened, manifest, engine.stop.reason, clocks.wall()
@@ -93,51 +104,88 @@ def _applied(manifest: Manifest, wall_s: float) -> str | None:
 
 async def _carry(
     opened: Opened,
+    manifest: Manifest,
     engine: Engine,
     limit: FailureLimit,
     show: Callable[[Live], None],
+    decide: Decide | None,
+    drain: Callable[[SyncshiftError], None],
     sync: Callable[[int], None],
 ) -> None:
     """Send what is left. Ends with every journal on disk, or with a stop saying why not."""
-    clocks, stop = engine.clocks, engine.stop
+    clocks, stop, rows = engine.clocks, engine.stop, opened.checked.rows
     record = Record(opened.folder.path, clock=clocks.steady, wall_clock=clocks.wall, sync=sync)
+    waits = Waits(record.tell, clock=clocks.steady, wall=clocks.wall)
     carried = False
     try:
         index = index_of(opened.folder)
-        index.check(opened.checked.rows)
+        index.check(rows)
         settled = index.succeeded + index.failed
         sink = _sink(opened, record, stop, limit, index)
         record.tell(
             "run.opened",
             resumed=opened.resumed,
-            rows=opened.checked.rows,
+            rows=rows,
             settled=settled,
             in_doubt=len(index.in_doubt()),
         )
-        show(
-            Live(
-                rows=opened.checked.rows,
-                settled_before=settled,
-                tally=sink.tally,
-                turnstile=engine.turnstile,
-                committer=record.committer,
-                clock=clocks.steady,
-            )
+        live = Live(
+            rows=rows,
+            settled_before=settled,
+            tally=sink.tally,
+            turnstile=engine.turnstile,
+            committer=record.committer,
+            clock=clocks.steady,
+            waits=waits,
         )
+        show(live)
         async with engine.asking(opened.job, opened.tokens, tell=record.tell) as exchanger:
-            follower = _follower(opened, engine, exchanger, record, sink)
-            await flow(
-                work_left(opened, index),
-                follower.carry,
-                sink,
-                workers=workers_for(
-                    concurrency=opened.settings.concurrency, rows=opened.checked.rows
-                ),
+            lineup = Lineup(opened, index, clocks=clocks, ended=lambda: stop.reason is not None)
+            update = _update(opened, engine, exchanger, record, lineup.budget)
+            follower = _follower(opened, engine, exchanger, record, sink, update, lineup.budget)
+            keeper = keeper_of(
+                opened,
+                Looker(exchanger, opened.job).look,
+                record=record,
+                waits=waits,
                 stop=stop,
-                beside=follower,
+                turnstile=engine.turnstile,
+                clocks=clocks,
+                pardoned=_pardoned(opened),
+                decide=decide,
             )
+            crew = Crew(workers_for(concurrency=opened.settings.concurrency, rows=rows))
+            relay = Relay(
+                opened=opened,
+                index=index,
+                line_up=lineup.line_up,
+                update=update,
+                follower=follower,
+                sink=sink,
+                record=record,
+                stop=stop,
+                waits=waits,
+                keeper=keeper,
+                crew=crew,
+                turnstile=engine.turnstile,
+                wall_clock=clocks.wall,
+            )
+            async with helm(
+                opened,
+                engine,
+                live=live,
+                waits=waits,
+                sink=sink,
+                budget=lineup.budget,
+                crew=crew,
+                drain=drain,
+                approve=keeper.approve,
+                tell=record.tell,
+            ):
+                await relay.carry(manifest.started or stamp(clocks.wall()))
         carried = True
     finally:
+        waits.close()
         if carried or stop.reason is not None:
             _tell_end(record, stop)
         opened.tokens.close()
@@ -158,25 +206,43 @@ def _sink(opened: Opened, record: Record, stop: Stop, limit: FailureLimit, index
         suspicions=Suspicions(users=opened.checked.users),
         duplicates_of=opened.checked.duplicates_of,
         is_settled=index.settled,
-        # Whoever changed a sync since has the last word; that is no sign of a fault.
-        pardoned={OutcomeKind.CONFLICTED} if opened.manifest.undoes else (),
+        pardoned=_pardoned(opened),
+        strict=opened.settings.strict,
     )
 
 
-def _follower(
-    opened: Opened, engine: Engine, exchanger: Exchanger, record: Record, sink: Sink
-) -> Follower:
+def _pardoned(opened: Opened) -> frozenset[OutcomeKind]:
+    # Whoever changed a sync since has the last word; that is no sign of a fault.
+    return frozenset({OutcomeKind.CONFLICTED} if opened.manifest.undoes else ())
+
+
+def _update(
+    opened: Opened, engine: Engine, exchanger: Exchanger, record: Record, budget: Budget | None
+) -> Update:
     settings, clocks = opened.settings, engine.clocks
-    update = Update(
+    return Update(
         job=opened.job,
         exchanger=exchanger,
         turnstile=engine.turnstile,
         record=record,
         reads=not settings.no_read,
         until=settings.until,
+        budgeted=budget is not None,
         clock=clocks.steady,
         wall_clock=clocks.wall,
     )
+
+
+def _follower(
+    opened: Opened,
+    engine: Engine,
+    exchanger: Exchanger,
+    record: Record,
+    sink: Sink,
+    update: Update,
+    budget: Budget | None,
+) -> Follower:
+    settings, clocks = opened.settings, engine.clocks
     return Follower(
         update,
         job=opened.job,
@@ -189,6 +255,7 @@ def _follower(
         looks_at_once=settings.concurrency,
         confirm_timeout_s=settings.confirm_timeout_s,
         resync_timeout_s=settings.resync_timeout_s,
+        budget=budget,
     )
 
 
@@ -201,6 +268,8 @@ def _account(
         index = index_of(folder)
         if index.succeeded + index.failed == opened.checked.rows:
             reason = None  # it came when there was nothing left to stop
+    with contextlib.suppress(NoSuchRun):
+        manifest = folder.read()  # gates were judged since it began, and settings may be others
     manifest = msgspec.structs.replace(
         manifest,
         state=_state(reason),

@@ -10,22 +10,24 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from runner.address import DEFAULT_BASE_URL, base_url
 from runner.errors import SettingsError
-from runner.model import Proof
+from runner.knobs import KNOBS, Unsayable
 from runner.secret import Secret
 
 FILE_NAME = "syncshift.toml"
 SIGNING_KEY_VARIABLE = "PARAGON_SIGNING_KEY"
 USER_TOKEN_VARIABLE = "PARAGON_USER_TOKEN"  # noqa: S105  # the name of a variable
 
-_UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+DEFAULT_RESYNCS = 50
+"""Unfinished re-syncs of one run at once, unless somebody wants it otherwise."""
+
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 
 
@@ -63,8 +65,41 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ignore_columns: tuple[str, ...] = ()
     """Columns that are carried along although their names look like known ones."""
     max_failures: str = "10%"
+    strict: bool = False
+    """Whether no more rows are under way than may still fail."""
+    max_resyncs: int | Literal["none"] | None = None
+    """Unfinished re-syncs of this run at once; None: `DEFAULT_RESYNCS` where rows are followed."""
+    max_resyncs_per: tuple[str, ...] = ()
+    """``KEY=N``: likewise for each value of a key, ``user`` or ``integration``."""
+    waves: str | None = None
+    """Slices of the rows, one after the other: ``1,1%,10%,100%``. None: one."""
+    seed: str | None = None
+    """By it rows are spread over the waves; None: by the input."""
+    soak_s: float = 0.0
+    """How long to wait after a wave before its gate is judged."""
+    gates: tuple[str, ...] = ()
+    """Conditions of every gate: ``errored=0``, ``records=-20%``."""
+    approve: bool = False
+    """Whether a person is asked at each gate."""
+    start_at: str | None = None
+    """RFC 3339 in UTC: nothing is sent before."""
+    window: str | None = None
+    """``HH:MM-HH:MM@ZONE``: nothing is sent outside."""
+    spread_s: float | None = None
+    """Over how long the rows are spread."""
+    health: str | None = None
+    """URL or command that is asked whether sending may go on."""
     drain_s: float = 30.0
     """How long requests in flight may take to land when the run is interrupted."""
+
+    @property
+    def resync_budget(self) -> int | None:
+        """How many re-syncs of the run may be unfinished at once; None: any number."""
+        if self.max_resyncs == "none":
+            return None
+        if self.max_resyncs is None:
+            return DEFAULT_RESYNCS if self.until in {None, "resynced"} else None
+        return self.max_resyncs
 
 
 class Secrets(msgspec.Struct, frozen=True):
@@ -85,102 +120,6 @@ class Places(msgspec.Struct, frozen=True):
 
     runs_dir: Path = Path("runs")
 
-
-def duration_s(text: str) -> float:
-    """Read ``90``, ``30s``, ``15m``, ``6h``, ``2d`` or ``500ms`` as seconds.
-
-    Raises ValueError, in words fit for a person.
-    """
-    found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,6})?)(ms|s|m|h|d)?", text.strip(), re.ASCII)
-    if found is None:
-        raise ValueError("must be a duration such as 30s, 15m or 6h")
-    return float(found[1]) * _UNITS_S[found[2] or "s"]
-
-
-def _positive_duration(value: Any) -> float:
-    seconds = duration_s(str(value))
-    if seconds <= 0:
-        raise ValueError("must be longer than nothing")
-    return seconds
-
-
-def _count(value: Any) -> int:
-    if isinstance(value, bool) or not re.fullmatch(r"[0-9]{1,6}", str(value), re.ASCII):
-        raise ValueError("must be a whole number from 1 to 100000")
-    if not 1 <= int(value) <= 100_000:
-        raise ValueError("must be a whole number from 1 to 100000")
-    return int(value)
-
-
-def _rate(value: Any) -> float:
-    try:
-        rate = float(value)
-    except (TypeError, ValueError, OverflowError):
-        rate = 0.0
-    if isinstance(value, bool) or not 0.001 <= rate <= 1_000_000:
-        raise ValueError("must be a number of requests per second, at least 0.001")
-    return rate
-
-
-def _truth(value: Any) -> bool:
-    if isinstance(value, bool):
-        return value
-    raise ValueError("must be true or false")
-
-
-def _text(value: Any) -> str:
-    text = str(value)
-    if not text.strip() or not text.isprintable():
-        raise ValueError("must be a text without control characters")
-    return text.strip()
-
-
-def _names(value: Any) -> tuple[str, ...]:
-    if not isinstance(value, (list, tuple)):
-        raise ValueError("must be a list of column names")  # told to a person as one
-    return tuple(_text(name) for name in value)
-
-
-def _until(value: Any) -> str:
-    if value not in [proof.value for proof in Proof]:
-        raise ValueError("must be accepted, confirmed or resynced")
-    return str(value)
-
-
-class _Knob(msgspec.Struct, frozen=True):
-    name: str
-    """As on the command line, without the dashes."""
-    read: Callable[[Any], Any]
-    field: str
-    """In `Settings`, or the name of a place or a file."""
-    variable: str | None = None
-
-
-_KNOBS = {
-    knob.name: knob
-    for knob in (
-        _Knob("base-url", _text, "base_url", "PARAGON_SYNC_URL"),
-        _Knob("project-id", _text, "project_id", "PARAGON_PROJECT_ID"),
-        _Knob("signing-key-file", _text, "signing_key_file", "PARAGON_SIGNING_KEY_FILE"),
-        _Knob("audience", _text, "audience", "PARAGON_AUDIENCE"),
-        _Knob("trust-env", _truth, "trust_env"),
-        _Knob("allow-http", _truth, "allow_http"),
-        _Knob("concurrency", _count, "concurrency"),
-        _Knob("rate", _rate, "rate"),
-        _Knob("max-attempts", _count, "max_attempts"),
-        _Knob("timeout", _positive_duration, "timeout_s"),
-        _Knob("max-outage", _positive_duration, "max_outage_s"),
-        _Knob("until", _until, "until"),
-        _Knob("confirm-timeout", _positive_duration, "confirm_timeout_s"),
-        _Knob("resync-timeout", _positive_duration, "resync_timeout_s"),
-        _Knob("no-read", _truth, "no_read"),
-        _Knob("skip-invalid", _truth, "skip_invalid"),
-        _Knob("ignore-column", _names, "ignore_columns"),
-        _Knob("max-failures", _text, "max_failures"),
-        _Knob("drain", _positive_duration, "drain_s"),
-        _Knob("runs-dir", _text, "runs_dir", "SYNCSHIFT_RUNS"),
-    )
-}
 
 _SECRET_NAMES = {"signing-key": SIGNING_KEY_VARIABLE, "user-token": USER_TOKEN_VARIABLE}
 
@@ -206,7 +145,7 @@ def resolve(
     """
     told = _from_file(directory / FILE_NAME)
     origin = dict.fromkeys(told, f"{FILE_NAME}:")
-    for knob in _KNOBS.values():
+    for knob in KNOBS.values():
         if knob.variable and environment.get(knob.variable, "").strip():
             told[knob.name] = environment[knob.variable]
             origin[knob.name] = f"{knob.variable}:"
@@ -218,9 +157,10 @@ def resolve(
     wrong: list[str] = []
     for name, value in told.items():
         try:
-            values[_KNOBS[name].field] = _KNOBS[name].read(value)
+            values[KNOBS[name].field] = KNOBS[name].read(value)
         except ValueError as error:
-            wrong.append(f"{origin[name]} --{name} {error}; got {value!r}".strip())
+            got = "" if isinstance(error, Unsayable) else f"; got {value!r}"
+            wrong.append(f"{origin[name]} --{name} {error}{got}".strip())
     try:
         allow_http = values.get("allow_http", False)
         values["base_url"] = base_url(
@@ -238,7 +178,7 @@ def resolve(
     if settings.audience is None and settings.project_id is not None:
         audience = f"useparagon.com/{settings.project_id}"
         settings = msgspec.structs.replace(settings, audience=audience)
-    fields = {_KNOBS[name].field for name in told}
+    fields = {KNOBS[name].field for name in told}
     return Resolved(settings, secrets, Places(runs_dir), frozenset(fields & set(values)))
 
 
@@ -265,9 +205,9 @@ def _from_file(path: Path) -> dict[str, Any]:
                 f"{path}: {name} must not stand in a file that is shared; "
                 f"set {_SECRET_NAMES[name]} instead"
             )
-        if name not in _KNOBS:
-            near = difflib.get_close_matches(name, _KNOBS, n=1)
-            hint = f"; is {near[0]} meant?" if near else f"; there are: {', '.join(_KNOBS)}"
+        if name not in KNOBS:
+            near = difflib.get_close_matches(name, KNOBS, n=1)
+            hint = f"; is {near[0]} meant?" if near else f"; there are: {', '.join(KNOBS)}"
             raise SettingsError(f"{path}: there is no setting {name!r}{hint}")
     return told
 

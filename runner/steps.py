@@ -13,7 +13,7 @@ from functools import partial
 
 import msgspec
 
-from runner.drift import moved_in_doubt, moved_since
+from runner.drift import moved_in_doubt, moved_since, narrowed_to
 from runner.errors import Fault, FaultKind, SyncshiftError
 from runner.exchange import Doubt, Exchange, Exchanger
 from runner.job import Job
@@ -36,6 +36,9 @@ from runner.record import Record
 from runner.retry import Ruling, judge
 from runner.turnstile import Closing, Turnstile
 
+_STALE_S = 300.0
+"""What was read so long ago is read again before it is acted on."""
+
 
 class Work(msgspec.Struct, frozen=True, gc=False):
     """One row that is to be carried, or whose end is known already."""
@@ -56,6 +59,8 @@ class Ending(msgspec.Struct, frozen=True, gc=False):
 
     outcome: Outcome
     ruling: Ruling | None = None
+    doubt: Case | None = None
+    """It was given up, though it may have landed: what would be followed if it had."""
 
     @property
     def user_id(self) -> str:
@@ -69,7 +74,7 @@ class Ending(msgspec.Struct, frozen=True, gc=False):
 
 
 class Update:
-    """Carries one change as far as the API's acceptance."""
+    """Carries one change as far as the API's acceptance. `until` may be set anew meanwhile."""
 
     def __init__(
         self,
@@ -80,20 +85,22 @@ class Update:
         record: Record,
         reads: bool,
         until: str | None,
+        budgeted: bool = False,
         clock: Callable[[], float],
         wall_clock: Callable[[], float],
     ) -> None:
         """*reads*: look at the present state before it is changed.
 
-        *until*: how far changes are proved; None: rows that start a re-sync
-        until it has ended, others not at all.
+        *until*: how far changes are proved; None: rows that start a re-sync until it has
+        ended, others not at all. *budgeted*: such rows to its end, whatever *until* says.
         """
         self._job = job
         self._ask = exchanger.ask
         self._turnstile = turnstile
         self._record = record
         self._reads = reads
-        self._until = until
+        self.until = until
+        self._budgeted = budgeted
         self._clock = clock
         self._wall_clock = wall_clock
 
@@ -118,8 +125,9 @@ class Update:
 
     def target(self, change: Change, before: State | None) -> Proof:
         """Return how far *change* is to be proved, made to a sync in state *before*."""
-        narrowed = _less(change, before) if before else change
-        return target(self._until, resyncs=self._job.starts_resync(narrowed, before))
+        narrowed = narrowed_to(change, before) if before else change
+        resyncs = self._job.starts_resync(narrowed, before)
+        return target(None if resyncs and self._budgeted else self.until, resyncs=resyncs)
 
 
 class _Row:
@@ -138,12 +146,15 @@ class _Row:
         self._recorded_at = intent.timestamp if intent else ""
         self._sends = 0
         self._sent = intent is not None
+        self._in_doubt = intent is not None
         self._last: Exchange | None = None
+        self._looks, self._looked_at = 0, 0.0
 
     async def look_then_write(self) -> Ending | Case:
         """Read the present state, and send only what is not so yet."""
         job, change = self._step._job, self._change
         look = await self._look()
+        self._looks, self._looked_at = self._looks + 1, self._step._clock()
         if not look.accepted:
             return self._given_up(look)
         answer = look.last.result
@@ -177,10 +188,14 @@ class _Row:
     async def write(self, state: State | None, seen: Sighting | None) -> Ending | Case:
         """Record the intent, send what differs from *state*, and see how that went."""
         step, job, change = self._step, self._step._job, self._change
-        narrowed = _less(change, state) if state else change
+        narrowed = narrowed_to(change, state) if state else change
         request = job.write(narrowed)
         careful = step._reads and job.starts_resync(narrowed, state)
-        await step._turnstile.approach()
+        await step._turnstile.approach(self._change.user_id)
+        if self._looks == 1 and step._clock() - self._looked_at > _STALE_S:
+            # It waited through a pause, say. Once: a slow pace must not have it look for ever.
+            step._turnstile.withdraw(self._change.user_id)
+            return await self.look_then_write()
         try:
             if self._intent is None:
                 self._seen, self._recorded_at = seen, stamp(step._wall_clock())
@@ -198,9 +213,9 @@ class _Row:
                 )
                 await step._record.durable()
         except BaseException:
-            step._turnstile.withdraw()
+            step._turnstile.withdraw(self._change.user_id)
             raise
-        self._sent = True
+        self._sent = self._in_doubt = True
         self._last = exchange = await step._ask(
             request,
             change,
@@ -210,6 +225,7 @@ class _Row:
         )
         self._sends += exchange.sends
         self._sent = self._sends > 0 or self._intent is not None
+        self._in_doubt = exchange.in_doubt or self._intent is not None
         if exchange.accepted:
             return self._accepted(exchange)
         if exchange.landed or (exchange.in_doubt and await self._look_again() is Doubt.LANDED):
@@ -237,9 +253,12 @@ class _Row:
         target = self._step.target(self._change, self._before)
         if target is not Proof.RESYNCED:
             return self.end(OutcomeKind.UPDATED, proof=Proof.CONFIRMED)
-        row, attempts = self._change.row, self._sends
-        acceptance = Acceptance(row=row, accepted_at=self._recorded_at, attempts=attempts)
-        return self._case(acceptance, target)
+        return self._unanswered()
+
+    def _unanswered(self) -> Case:
+        row, at = self._change.row, self._recorded_at
+        acceptance = Acceptance(row=row, accepted_at=at, attempts=self._sends)
+        return self._case(acceptance, Proof.RESYNCED)
 
     def _case(self, acceptance: Acceptance, target: Proof) -> Case:
         return begin(
@@ -290,6 +309,7 @@ class _Row:
     ) -> Ending:
         """Put together how the row ended."""
         change, last = self._change, self._last.last if self._last else None
+        result = last.result if last else None
         outcome = Outcome(
             row=change.row,
             line=change.line,
@@ -305,16 +325,6 @@ class _Row:
             error=ruling.error if ruling else error,
             attempts=self._sends,
             elapsed_ms=round((self._step._clock() - self._began) * 1000),
-            request_id=last.result.request_id
-            if last and isinstance(last.result, Response)
-            else None,
+            request_id=result.request_id if isinstance(result, Response) else None,
         )
-        return Ending(outcome, ruling)
-
-
-def _less(change: Change, state: State) -> Change:
-    """Return *change* without the fields that *state* shows to be so already."""
-    desired = {name: v for name, v in change.desired.items() if state.get(name) != v}
-    if len(desired) == len(change.desired):
-        return change
-    return msgspec.structs.replace(change, desired=desired)
+        return Ending(outcome, ruling, self._unanswered() if self._in_doubt else None)

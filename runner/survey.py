@@ -22,9 +22,6 @@ from runner.retry import Ruling, judge
 from runner.steps import Work
 from runner.turnstile import Closing
 
-_LAME = frozenset({"ERRORED", "DISABLED"})
-"""States in which a sync does not run."""
-
 
 class Looks(Protocol):
     """Asks for the present state of a sync. Nothing else can be sent through it."""
@@ -91,7 +88,8 @@ class Planning:
                 finding=FindingKind.UNKNOWN, error_class=ErrorClass.UNKNOWN_STATE, error=error
             )
         resync = self._job.starts_resync(change, state)
-        return Told(finding=FindingKind.CHANGE, resync=resync, error=_warning(seen, resync))
+        warning = self._job.caution(change, state, seen)
+        return Told(finding=FindingKind.CHANGE, resync=resync, error=warning)
 
     def refused(self, ruling: Ruling) -> FindingKind:
         """A refusal blocks the row; an answer that never came leaves it unknown."""
@@ -205,11 +203,3 @@ class Survey:
             error=error,
             timestamp=stamp(self._wall_clock()),
         )
-
-
-def _warning(seen: Sighting, resync: bool) -> str | None:
-    if seen.status not in _LAME:
-        return None
-    if not resync:
-        return f"is {seen.status}: it does not run, whatever its settings are"
-    return f"is {seen.status}: a new credential may not revive it; it may have to be re-enabled"

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 import msgspec
 
 from runner.account import index_of, origins_of
-from runner.anew import CHILDS_OWN, merged
+from runner.anew import handed_down
 from runner.errors import RunRefused, SettingsError
 from runner.folder import Folder
 from runner.job import Job, find
@@ -57,7 +57,7 @@ def open_rollback(
     itself = Member(folder, manifest)
     members = (itself,) if only else with_retries(folder, manifest)
     settings = msgspec.structs.replace(
-        merged(manifest.settings, resolved, anew=CHILDS_OWN),
+        handed_down(manifest.settings, resolved),
         no_read=False,
         skip_invalid=False,
         ignore_columns=(),

@@ -27,6 +27,7 @@ import msgspec
 
 from runner.attempt import Clocks
 from runner.forecast import Plan
+from runner.gatekeeper import Decide
 from runner.job import Job
 from runner.journal import Journal, scan
 from runner.live import Live
@@ -350,9 +351,10 @@ class Stage:
             job, str(self.source), self.resolved(**settings), run_id=run_id, warn=_no_warning
         )
 
-    def reopen(self, run_id: str, **settings: Any) -> Opened:
+    def reopen(self, run_id: str, *, past_gate: int | None = None, **settings: Any) -> Opened:
         """Open a run to go on with it."""
-        return reopen(run_id, self.resolved(**settings), warn=_no_warning)
+        resolved = self.resolved(**settings)
+        return reopen(run_id, resolved, past_gate=past_gate, warn=_no_warning)
 
     async def carry(
         self,
@@ -361,6 +363,7 @@ class Stage:
         job: Job | None = None,
         tokens: TokenSource | None = None,
         show: Callable[[Live], None] = lambda _: None,
+        decide: Decide | None = None,
         sync: Callable[[int], None] = os.fdatasync,
     ) -> Run:
         """Carry an opened run to where it ends; *job* and *tokens* take the place of its own."""
@@ -368,7 +371,7 @@ class Stage:
             opened, job=job or opened.job, tokens=tokens or opened.tokens
         )
         summary = await carry_out(
-            opened, show=show, leave=_never_leave, clocks=self.clocks, sync=sync
+            opened, show=show, leave=_never_leave, decide=decide, clocks=self.clocks, sync=sync
         )
         return Run(opened, summary)
 
@@ -376,9 +379,9 @@ class Stage:
         """Open a new run on the input and carry it to where it ends."""
         return await self.carry(self.open(job, **settings))
 
-    async def resume(self, run: Run, **settings: Any) -> Run:
+    async def resume(self, run: Run, *, past_gate: int | None = None, **settings: Any) -> Run:
         """Go on with *run*."""
-        return await self.carry(self.reopen(run.id, **settings))
+        return await self.carry(self.reopen(run.id, past_gate=past_gate, **settings))
 
     async def plan(self, job: str = MIGRATE, *, run_id: str | None = None, **settings: Any) -> Plan:
         """Plan a run on the input."""

@@ -90,7 +90,13 @@ def numbers(got: Checked) -> dict[str, int]:
 
 @pytest.mark.parametrize(
     ("job", "rows", "resyncs"),
-    [("migrate-credentials", 120, 120), ("change-frequency", 120, 0), ("update-syncs", 48, 32)],
+    [
+        ("migrate-credentials", 120, 120),
+        ("change-frequency", 120, 0),
+        ("update-syncs", 48, 32),
+        ("disable-syncs", 24, 0),
+        ("enable-syncs", 24, 24),
+    ],
 )
 @pytest.mark.parametrize("ending", ["csv", "jsonl"])
 def test_samples_are_clean(job: str, rows: int, resyncs: int, ending: str) -> None:
@@ -440,9 +446,36 @@ def test_columns_follow_the_job() -> None:
     got = columns_of(kind, user_required=False, expected_allowed=False, ignored=["x"])
 
     assert [field.name for field in got.owned] == ["frequency"]
-    assert [field.name for field in got.foreign] == ["credential_id"]
+    assert [field.name for field in got.foreign] == ["credential_id", "sync_state"]
     assert (got.user_required, got.expected_allowed) == (False, False)
     assert got.ignored == frozenset({"x"})
+
+
+@pytest.mark.parametrize("rows", ["a,u", "a,u,"])
+def test_a_job_may_ask_for_something_that_no_row_says(tmp_path: Path, rows: str) -> None:
+    """To pause a sync its ID and its user are enough; a column that says so may be blank."""
+    head = "sync_id,user_id" if rows == "a,u" else "sync_id,user_id,sync_state"
+
+    got = checked(tmp_path, f"{head}\n{rows}\n", "disable-syncs")
+    none = checked(tmp_path, "team\nx\n", "disable-syncs")
+    blank = checked(tmp_path, "sync_id,user_id,sync_state\na,u,\n,u,\n", "disable-syncs")
+
+    assert (got.valid, got.invalid, got.file_problems) == (1, 0, ())
+    assert [p.reason for p in none.problems] == [
+        "the first line must name the columns: sync_id, user_id"
+    ]
+    assert [(p.line, p.column, p.reason) for p in blank.problems] == [(3, "sync_id", "is required")]
+
+
+def test_a_rollback_asks_for_nothing_that_it_does_not_say(tmp_path: Path) -> None:
+    """A row without a value is one that cannot be restored, whatever the job is for."""
+    path = tmp_path / "in.csv"
+    path.write_text("sync_id,user_id,sync_state\na,u,enabled\nb,u,\n", encoding="utf-8")
+    kind = find("disable-syncs")
+
+    got = check(recognise(path), columns_of(kind, undoes=True), kind)
+
+    assert (got.valid, got.invalid) == (1, 1)
 
 
 def test_i12_a_bad_row_at_the_very_end_is_found(tmp_path: Path) -> None:

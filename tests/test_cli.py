@@ -276,11 +276,11 @@ def test_resume_asks_as_well(stage: Stage) -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [("pause", "x"), (*MOVE, "moves.csv", "--yes", "--waves", "1")],
+    [("halt", "x"), (*MOVE, "moves.csv", "--yes", "--color", "red")],
     ids=" ".join,
 )
-def test_what_comes_later_is_unknown(shared: Stage, words: tuple[str, ...]) -> None:
-    """A command or a flag of a later version sends nothing: exit 2, as JSON where asked for."""
+def test_what_is_unknown_is_refused_as_json_too(shared: Stage, words: tuple[str, ...]) -> None:
+    """A command or a flag that there is not sends nothing: exit 2, as JSON where asked for."""
     command = shared.run(*words, "--json")
 
     assert command.code == 2
@@ -291,25 +291,16 @@ def test_what_comes_later_is_unknown(shared: Stage, words: tuple[str, ...]) -> N
 @pytest.mark.parametrize(
     "words",
     [
-        *((name, "x") for name in ("pause", "continue", "set", "stop", "brake")),
+        ("halt", "x"),
         *(
             (*MOVE, "moves.csv", "--yes", *flag)
             for flag in (
-                ("--waves", "1,100%"),
-                ("--max-resyncs", "5"),
-                ("--window", "22:00-06:00"),
                 ("--expect", "five"),
                 ("--until", "done"),
-                ("--soak", "1m"),
-                ("--start-at", "22:00"),
-                ("--spread", "1h"),
-                ("--health", "true"),
-                ("--strict",),
-                ("--approve",),
+                ("--color", "red"),
             )
         ),
         ("resume", "x", "--max-attempts", "3"),
-        ("resume", "x", "--past-gate", "1"),
         (*MOVE, "moves.csv", "another.csv", "--yes"),
         (*MOVE, "--yes"),
         ("run",),
@@ -318,7 +309,7 @@ def test_what_comes_later_is_unknown(shared: Stage, words: tuple[str, ...]) -> N
     ids=" ".join,
 )
 def test_what_is_not_there_is_refused(shared: Stage, words: tuple[str, ...]) -> None:
-    """Commands and flags that come later, and words too many or too few: exit 2, said once."""
+    """Commands and flags that there are not, words too many or too few: exit 2, said once."""
     command = shared.here(*words)
 
     assert command.code == 2
@@ -377,7 +368,7 @@ def test_a_file_that_is_not_there_and_a_job_that_is_not(shared: Stage) -> None:
 
     assert (file.code, job.code) == (2, 2)
     assert "nothing.csv: cannot be read (No such file or directory)" in file.err
-    assert "there are: change-frequency, migrate-credentials, update-syncs" in job.err
+    assert "there are: change-frequency, disable-syncs, enable-syncs, migrate-credentials" in job.err
     assert not shared.runs.exists()
 
 
@@ -469,25 +460,33 @@ def test_a_run_needs_no_faster_event_loop(stage: Stage) -> None:
 # ---------------------------------------------------------------------------------------- help
 
 
+_ROLLOUT = (
+    " waves gate soak approve seed strict max-resyncs max-resyncs-per start-at window spread health"
+)
 _FLAGS_OF = {
     "run": "format run-id no-copy yes expect runs-dir base-url project-id signing-key-file "
     "audience until confirm-timeout resync-timeout allow-http trust-env concurrency rate timeout "
     "max-failures max-attempts max-outage drain no-read skip-invalid ignore-column json quiet "
-    "log-level",
-    "resume": "yes expect runs-dir base-url project-id signing-key-file audience until concurrency "
-    "rate timeout max-failures json quiet log-level",
+    "log-level" + _ROLLOUT,
+    "resume": "past-gate yes expect runs-dir base-url project-id signing-key-file audience until "
+    "concurrency rate timeout max-failures max-resyncs json quiet log-level",
     "plan": "format run-id no-copy offline runs-dir base-url project-id until no-read skip-invalid "
-    "confirm-timeout resync-timeout concurrency rate timeout max-failures json quiet log-level",
+    "confirm-timeout resync-timeout concurrency rate timeout max-failures json quiet log-level"
+    + _ROLLOUT,
     "apply": "yes expect max-age runs-dir base-url project-id signing-key-file audience until "
     "concurrency rate timeout max-failures json quiet log-level",
     "verify": "watch every runs-dir base-url project-id signing-key-file audience concurrency rate "
     "timeout json quiet log-level",
     "retry": "class run-id yes expect runs-dir base-url project-id signing-key-file audience until "
-    "concurrency rate timeout max-failures json quiet log-level",
+    "concurrency rate timeout max-failures json quiet log-level" + _ROLLOUT,
     "rollback": "only run-id yes expect runs-dir base-url project-id signing-key-file audience "
-    "until concurrency rate timeout max-failures json quiet log-level",
+    "until concurrency rate timeout max-failures json quiet log-level" + _ROLLOUT,
     "status": "runs-dir json quiet log-level",
     "report": "runs-dir json quiet log-level",
+    "pause": "for reason runs-dir json quiet log-level",
+    "continue": "reason runs-dir json quiet log-level",
+    "set": "rate concurrency max-resyncs max-failures reason runs-dir json quiet log-level",
+    "stop": "reason runs-dir json quiet log-level",
     "simulate": "port input syncs users seed key-file project-id audit-file latency apply-after "
     "resync errored fault mixed limit retry-after outage",
     "demo": "keep",

@@ -238,6 +238,8 @@ def test_the_command_plans_and_says_what_is_next(tmp_path: Path) -> None:
             "looks",
             "looked_s",
             "estimate_s",
+            "rounds",
+            "resyncs_s",
             "problems",
             "file",
         ]

@@ -11,6 +11,7 @@ from runner.rollout import FailureLimit
 from runner.simulator import Behavior, Fault, Faults, SyncRecord
 from runner.tokens import TokenChecker
 from tests.stage import NEW, OLD, PROJECT, Stage, in_fast_motion, public_pem
+from tests.test_failure_limits import fell, trips_at
 from tests.wire import Wire, says
 
 
@@ -121,9 +122,11 @@ async def test_t11_the_failure_limit_stops_the_run(
         assert run.counts["unprocessed"] == 100 - ended
         closed = run.events[-1]
         assert (closed["event"], closed["state"]) == ("run.closed", "stopped")
-        # Rows whose PATCH was out could land; nothing was begun after that.
-        last = max(e.number for e in stage.audit if e.status == 404)
-        assert sum(e.number > last for e in stage.audit) <= closed["in_flight"] + 2
+        # Rows whose request was out could land; nothing was begun after that.
+        stop = trips_at(FailureLimit.parse(limit), fell(run))
+        assert stop is not None
+        assert closed["in_flight"] <= 2
+        assert ended - stop <= closed["in_flight"] + 2
 
 
 async def test_the_limit_counts_afresh_on_resume(tmp_path: Path) -> None:

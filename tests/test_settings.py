@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.errors import SettingsError
+from runner.knobs import duration_s
 from runner.settings import (
     FILE_NAME,
     Places,
@@ -21,7 +22,6 @@ from runner.settings import (
     Secrets,
     Settings,
     check_run_id,
-    duration_s,
     resolve,
 )
 
@@ -76,6 +76,18 @@ EVERYTHING = {
     "skip-invalid": (True, "skip_invalid", True),
     "ignore-column": (["a", "b"], "ignore_columns", ("a", "b")),
     "max-failures": ("5", "max_failures", "5"),
+    "strict": (True, "strict", True),
+    "max-resyncs": ("none", "max_resyncs", "none"),
+    "max-resyncs-per": (["user=2"], "max_resyncs_per", ("user=2",)),
+    "waves": ("1,1%,100%", "waves", "1,1%,100%"),
+    "seed": ("friday", "seed", "friday"),
+    "soak": ("10m", "soak_s", 600.0),
+    "gate": (["errored=0,failed=1%"], "gates", ("errored=0", "failed=1%")),
+    "approve": (True, "approve", True),
+    "start-at": ("2026-11-27T22:00+01:00", "start_at", "2026-11-27T21:00:00Z"),
+    "window": ("22:00-6:00@UTC", "window", "22:00-06:00@UTC"),
+    "spread": ("6h", "spread_s", 21_600.0),
+    "health": ("check 'all is well'", "health", "check 'all is well'"),
     "drain": (45, "drain_s", 45.0),
 }
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 import random
+from typing import NamedTuple
 
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from runner.throttle import OUTAGE, THROTTLED, Hold, Throttle
+from runner.throttle import OUTAGE, THROTTLED, Hold, Lane, Learned, Throttle
 
 
 def throttle(ceiling: int = 32, rate_per_s: float | None = None, chance: float = 1.0) -> Throttle:
-    """Return a throttle whose dice always fall alike."""
-    return Throttle(ceiling=ceiling, rate_per_s=rate_per_s, chance=lambda: chance)
+    """Return a throttle that knows of no limit but its ceilings; its dice always fall alike."""
+    known = Learned(rate_per_s=200_000.0, in_flight=2 * ceiling)
+    return Throttle(ceiling=ceiling, rate_per_s=rate_per_s, chance=lambda: chance, start=known)
 
 
 def departures(gate: Throttle, *, start: float, until: float, patience: float = 1.0) -> list[float]:
@@ -33,6 +35,13 @@ def departures(gate: Throttle, *, start: float, until: float, patience: float = 
             step = max(wait * patience, gate.interval_s / 50, 1e-9)
             now = max(now + step, math.nextafter(now, math.inf))
     return left
+
+
+def news(
+    gate: Throttle, now: float, *, sent_at: float = 0.0, wait_s: float, detail: str
+) -> Hold | None:
+    """Have a request turned away, everybody's; return the hold if that is news."""
+    return gate.throttled(now, sent_at=sent_at, wait_s=wait_s, detail=detail).hold
 
 
 def most_in_a_second(moments: list[float]) -> int:
@@ -77,9 +86,11 @@ def test_h10_an_idle_client_does_not_save_up(rate: float) -> None:
 
 
 def test_the_interval_is_told() -> None:
-    """Who looks ahead learns how far departures are apart; without a rate they are not."""
+    """Who looks ahead learns how far departures are apart, by the ceiling or by what is known."""
+    unknown = Throttle(ceiling=8, chance=lambda: 0.5)
+
     assert throttle(rate_per_s=4).interval_s == 0.25
-    assert throttle().interval_s == 0.0
+    assert unknown.interval_s == 0.01
 
 
 def test_without_a_rate_only_the_ceiling_counts() -> None:
@@ -106,8 +117,10 @@ def test_a_wait_named_by_the_server_holds_everybody() -> None:
     """Nobody leaves before the moment that the server named, and somebody does at it."""
     gate = throttle()
 
-    assert gate.throttled(10.0, sent_at=9.0, wait_s=30.0, detail="429 with Retry-After: 30")
-    assert gate.holds(10.0) == (Hold(THROTTLED, "429 with Retry-After: 30", 10.0, 40.0),)
+    hold = Hold(THROTTLED, "429 with Retry-After: 30", 10.0, 40.0)
+
+    assert news(gate, 10.0, sent_at=9.0, wait_s=30.0, detail=hold.detail) == hold
+    assert gate.holds(10.0) == (hold,)
     assert [gate.take(10.0), gate.take(39.5)] == [30.0, 0.5]
     assert gate.is_held(39.9)
     assert not gate.is_held(40.0)
@@ -119,9 +132,9 @@ def test_the_longest_wait_named_counts() -> None:
     """A later answer can make a hold longer, never shorter; only a longer one is news."""
     gate = throttle()
 
-    assert gate.throttled(0.0, sent_at=0.0, wait_s=10.0, detail="first")
-    assert not gate.throttled(1.0, sent_at=0.0, wait_s=5.0, detail="shorter")
-    assert gate.throttled(2.0, sent_at=0.0, wait_s=20.0, detail="longer")
+    assert news(gate, 0.0, wait_s=10.0, detail="first")
+    assert not news(gate, 1.0, wait_s=5.0, detail="shorter")
+    assert news(gate, 2.0, wait_s=20.0, detail="longer")
     assert gate.holds(2.0) == (Hold(THROTTLED, "longer", 0.0, 22.0),)
 
 
@@ -134,69 +147,128 @@ def test_a_hold_that_has_ended_does_not_lend_its_beginning() -> None:
     assert gate.holds(101.0) == (Hold(THROTTLED, "new", 100.0, 105.0),)
 
 
-def test_h9_old_news_holds_but_once() -> None:
-    """Thirty throttled answers to requests of one moment make one hold, and the next is double."""
-    gate = throttle()
-    news = [gate.throttled(0.0, sent_at=-0.1, wait_s=None, detail="429") for _ in range(30)]
+def turned_away(gate: Throttle, now: float) -> float:
+    """Have the next request turned away without a word of how long; return when that was."""
+    while (wait := gate.take(now)) > 0:
+        now += wait
+    gate.throttled(now, sent_at=now, detail="429")
+    gate.give_back()
+    return now
 
-    assert news == [True] + [False] * 29
-    assert gate.holds(0.0)[0].until == 1.0
-    assert gate.take(1.0) == 0.0
-    assert not gate.throttled(1.1, sent_at=0.5, wait_s=None, detail="late")
-    assert gate.throttled(1.2, sent_at=1.0, wait_s=None, detail="again")
-    assert gate.holds(1.2)[0].until == pytest.approx(3.2)
+
+def turned_away_three_times(gate: Throttle, now: float) -> float:
+    """Have three requests in a row turned away, which shuts the gate; return when that was."""
+    for _ in range(3):
+        assert gate.take(now) == 0.0
+        gate.throttled(now, sent_at=now, detail="429")
+        gate.give_back()
+    return now
+
+
+def test_one_answer_without_a_wait_holds_nobody() -> None:
+    """An isolated 429 that tells no wait is its row's; three in a row hold everybody."""
+    gate = throttle()
+    charges = [gate.throttled(0.0, sent_at=0.0, detail="429") for _ in range(3)]
+
+    assert [charge.row_alone for charge in charges] == [True, True, False]
+    assert charges[2].hold == Hold(THROTTLED, "429", 0.0, 0.6)
+
+
+def test_h9_old_news_holds_but_once() -> None:
+    """Thirty throttled answers to requests of one moment make one hold, and cut but once."""
+    gate = throttle()
+    charges = [gate.throttled(0.0, sent_at=-0.1, detail="429") for _ in range(30)]
+    later = [gate.throttled(0.1, sent_at=-0.1, detail="429") for _ in range(30)]
+
+    assert sum(charge.hold is not None for charge in charges + later) == 1
+    assert gate._rate.cuts == 1
 
 
 def test_holds_of_our_own_grow_to_a_limit_and_start_small_again() -> None:
-    """1, 2, 4 … 60 s while nothing gets through; after one good answer 1 s again."""
-    gate, now, lengths = throttle(), 0.0, []
-    for _ in range(9):
-        assert gate.take(now) == 0.0
-        gate.give_back()
-        gate.throttled(now, sent_at=now, wait_s=None, detail="429")
-        lengths.append(round(gate.holds(now)[0].until - now, 6))
-        now = gate.holds(now)[0].until
+    """Half as long again each time nobody gets through, up to 15 s; after one good answer 0.5 s."""
+    gate, lengths = throttle(chance=0.0), []
+    now = turned_away_three_times(gate, 0.0)
+    for _ in range(10):
+        lengths.append(gate.holds(now)[0].until - now)
+        now = turned_away(gate, now)
 
-    assert lengths == [1, 2, 4, 8, 16, 32, 60, 60, 60]
-    gate.answered(sent_at=now - 1)
-    gate.take(now)
-    gate.throttled(now, sent_at=now, wait_s=None, detail="429")
-    assert gate.holds(now)[0].until - now == 60
+    assert lengths == pytest.approx([min(0.5 * 1.5**n, 15) for n in range(10)])
     now += 60
-    gate.answered(sent_at=now)
-    gate.take(now)
-    gate.throttled(now, sent_at=now, wait_s=None, detail="429")
-    assert gate.holds(now)[0].until - now == 1
+    assert gate.take(now) == 0.0
+    gate.answered(now + 0.1, sent_at=now)
+    gate.give_back()
+    for _ in range(3):
+        gate.throttled(now + 1, sent_at=now + 1, detail="429")
+    assert gate.holds(now + 1)[0].until == pytest.approx(now + 1.5)
 
 
-@pytest.mark.parametrize(("chance", "until"), [(0.0, 0.5), (0.5, 0.75), (1.0, 1.0)])
+@pytest.mark.parametrize(("chance", "until"), [(0.0, 0.5), (0.5, 0.55), (1.0, 0.6)])
 def test_holds_of_our_own_are_spread(chance: float, until: float) -> None:
     """Many clients that were throttled together do not come back together."""
     gate = throttle(chance=chance)
-    gate.throttled(0.0, sent_at=0.0, wait_s=None, detail="429")
+    turned_away_three_times(gate, 0.0)
 
-    assert gate.holds(0.0)[0].until == until
+    assert gate.holds(0.0)[0].until == pytest.approx(until)
 
 
 def test_t7_a_wait_of_no_seconds_is_not_taken_for_permission() -> None:
-    """`Retry-After: 0` names no time, so it holds like an answer without one, and grows."""
+    """`Retry-After: 0` names no time, so it counts like an answer without one."""
     gate = throttle()
+    charges = [gate.throttled(5.0, sent_at=4.0, wait_s=0.0, detail="429") for _ in range(3)]
 
-    assert gate.throttled(5.0, sent_at=4.0, wait_s=0.0, detail="429")
-    assert gate.holds(5.0)[0].until == 6.0
+    assert [charge.everybody for charge in charges] == [False, False, True]
+
+
+def test_after_a_hold_one_request_finds_out_whether_it_is_over() -> None:
+    """Nobody follows the first before its answer has come; if that is good all may."""
+    gate = throttle()
+    gate.throttled(0.0, sent_at=0.0, wait_s=5.0, detail="429")
+
+    assert [gate.take(5.0), gate.take(5.0), gate.take(6.0)] == [0.0, math.inf, math.inf]
+    gate.answered(6.5, sent_at=5.0)
+    gate.give_back()
+    assert [gate.take(6.5), gate.take(6.5)] == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("how", ["turned away", "no answer", "broken"])
+def test_h12_a_probe_that_fails_leaves_the_gate_shut(how: str) -> None:
+    """H12: another 429, a timeout or a 500 make everybody wait again, and then one more asks."""
+    gate = throttle()
+    gate.throttled(0.0, sent_at=0.0, wait_s=5.0, detail="429")
+    gate.take(5.0)
+    match how:
+        case "turned away":
+            gate.throttled(5.1, sent_at=5.0, detail="429")
+        case "no answer":
+            gate.lost(5.1, sent_at=5.0)
+        case _:
+            gate.failed(5.1, sent_at=5.0)
+    gate.give_back()
+    wait = gate.take(5.1)
+
+    assert 0 < wait < 1
+    assert gate.take(5.1 + wait) == 0.0
+    assert gate.take(5.1 + wait) == math.inf
+
+
+def test_h12_a_probe_that_is_lost_without_a_word_wedges_nothing() -> None:
+    """H12: one that was canceled, so that nobody tells how it ended, is replaced by another."""
+    gate = throttle()
+    gate.throttled(0.0, sent_at=0.0, wait_s=5.0, detail="429")
+    gate.take(5.0)
+    gate.give_back()
+
+    assert gate.take(5.0) == 0.0
 
 
 def test_throttled_for_ever_still_ends_in_a_number() -> None:
     """After thousands of throttled answers in a row the hold is the longest, not an error."""
-    gate, now = throttle(), 0.0
+    gate = throttle()
+    now = turned_away_three_times(gate, 0.0)
     for _ in range(3000):
-        gate.take(now)
-        gate.give_back()
-        gate.throttled(now, sent_at=now, wait_s=None, detail="429")
-        now = gate.holds(now)[0].until
+        now = turned_away(gate, now)
 
-    assert gate.throttled(now, sent_at=now, wait_s=None, detail="429") is False
-    assert gate.take(now) == 0.0
+    assert gate.holds(now)[0].until - now == pytest.approx(18)
 
 
 def test_an_outage_holds_until_it_is_lifted() -> None:
@@ -221,7 +293,8 @@ def test_a_probe_passes_nothing_but_an_outage() -> None:
 
     assert gate.take(1.0, probe=True) == 2.0
     assert gate.take(3.0, probe=True) == 0.0
-    assert gate.take(3.1, probe=True) == pytest.approx(0.4)
+    gate.answered(3.1, sent_at=3.0)
+    assert gate.take(3.1, probe=True) == pytest.approx(0.88)
     assert gate.take(4.0, probe=True) == 0.0
     assert gate.take(9.0, probe=True) == math.inf
 
@@ -270,12 +343,12 @@ def test_a_small_ceiling_is_climbed_from_one(ceiling: int) -> None:
 def test_after_a_loss_fewer_are_in_flight_until_a_later_answer(ceiling: int, few: int) -> None:
     """A lost connection may be the first of all: a quarter goes on until a later one answers."""
     gate = throttle(ceiling=ceiling)
-    gate.lost(10.0)
-    gate.lost(11.0)
+    gate.lost(10.0, sent_at=9.0)
+    gate.lost(11.0, sent_at=9.0)
     after_loss = [gate.take(11.0) for _ in range(ceiling)].count(0.0)
-    gate.answered(sent_at=9.9)
+    gate.answered(11.2, sent_at=9.9)
     old_news = [gate.take(11.5) for _ in range(ceiling)].count(0.0)
-    gate.answered(sent_at=10.5)
+    gate.answered(11.6, sent_at=10.5)
     since = [gate.take(12.0) for _ in range(ceiling)].count(0.0)
 
     assert (after_loss, old_news, since) == (few, 0, ceiling - few)
@@ -292,53 +365,84 @@ def test_a_long_pause_after_an_outage_is_no_error(idle_s: float) -> None:
     assert taken == [0.0] * 32 + [math.inf]
 
 
-@settings(max_examples=200, deadline=None)
+class Case(NamedTuple):
+    """A request that is under way."""
+
+    sent_at: float
+    user: str
+    lane: Lane | None
+
+
+@settings(max_examples=300, deadline=None)
 @given(
     ceiling=st.integers(1, 6),
     rate=st.one_of(st.none(), st.floats(0.5, 50)),
     seed=st.integers(0, 10**6),
-    steps=st.integers(10, 120),
+    steps=st.integers(10, 200),
 )
 def test_whatever_happens_the_rules_hold(
     ceiling: int, rate: float | None, seed: int, steps: int
 ) -> None:
-    """No take inside a hold, never above the ceiling, and a wait ends unless full or held."""
+    """No take inside a hold, one probe at most, limits in range, and a wait ends or is ended."""
     dice = random.Random(seed)
     gate = Throttle(ceiling=ceiling, rate_per_s=rate, chance=dice.random)
-    now, sent = 0.0, list[float]()
+    now, sent = 0.0, list[Case]()
     for _ in range(steps):
         now += dice.choice([0.0, 0.0, 0.001, 0.1, 1.0, 30.0, 2000.0])
         match dice.randrange(9):
-            case 0 if sent:
-                sent.pop(dice.randrange(len(sent)))
-                gate.give_back()
-            case 1:
-                sent_at = dice.choice([*sent, now])
-                wait_s = dice.choice([None, None, 0.0, 0.3, 5.0, 900.0])
-                gate.throttled(now, sent_at=sent_at, wait_s=wait_s, detail="")
-            case 2:
-                gate.answered(sent_at=dice.choice([*sent, now]))
+            case 0 | 1 | 2 if sent:
+                case = sent.pop(dice.randrange(len(sent)))
+                answer(gate, case, now, dice)
+                gate.give_back(case.lane)
             case 3 if dice.random() < 0.3:
                 gate.hold(OUTAGE, now=now, until=now + 5, detail="")
             case 4:
                 gate.lift(OUTAGE, now=now)
             case _:
-                probe = dice.random() < 0.2
+                probe, user = dice.random() < 0.2, dice.choice("abcd")
                 held = [h for h in gate.holds(now) if not (probe and h.reason == OUTAGE)]
                 full = gate.in_flight >= ceiling
-                wait = gate.take(now, probe=probe)
+                lane = None if probe else gate.lanes.of.get(user)
+                wait = gate.take(now, user=user, probe=probe)
                 if wait == 0.0:
                     assert not held
                     assert not full
-                    sent.append(now)
+                    assert lane is None or (lane.until <= now and lane.out == 1)
+                    sent.append(Case(now, user, lane))
                 elif math.isinf(wait):
                     # Somebody in flight, or an outage, will wake whoever waits.
                     assert sent or any(hold.stays for hold in held)
                 else:
-                    assert wait > 0
+                    assert 0 < wait < 10_000
                     assert wait >= max((h.until - now for h in held), default=0.0)
         assert len(sent) == gate.in_flight <= ceiling
         assert gate.is_held(now) == bool(gate.holds(now))
+        assert 1 / 3600 <= gate.rate_per_s <= (rate or 100_000)
+        assert 1 <= gate.in_flight_limit <= ceiling
+        if gate._gate.is_shut:
+            assert sum(case.sent_at >= gate._gate.until for case in sent) <= 1
+
+
+def answer(gate: Throttle, case: Case, now: float, dice: random.Random) -> None:
+    """Have the throttle take in some end of a request."""
+    sent_at, user = case.sent_at, case.user
+    match dice.randrange(6):
+        case 0:
+            wait_s = dice.choice([None, None, 0.0, 0.3, 5.0, 900.0])
+            everybody = dice.random() < 0.2
+            gate.throttled(now, sent_at=sent_at, wait_s=wait_s, user=user, everybody=everybody)
+        case 1:
+            gate.lost(now, sent_at=sent_at)
+        case 2:
+            gate.failed(now, sent_at=sent_at)
+        case 3:
+            left, ends = dice.randrange(100), dice.randrange(100)
+            told = f'"x";r={left};t={ends}'
+            gate.answered(now, sent_at=sent_at, user=user, policy='"x";q=9;w=3', remaining=told)
+        case 4:
+            gate.answered(now, sent_at=sent_at, user=user, in_flight=len(user))
+        case _:
+            pass  # canceled: nobody tells how it ended
 
 
 @settings(max_examples=100, deadline=None)

@@ -17,17 +17,20 @@ def columns_of(
     *,
     user_required: bool = True,
     expected_allowed: bool = True,
+    undoes: bool = False,
     ignored: Iterable[str] = (),
 ) -> Columns:
     """Return the columns that an input for *job* may have.
 
     *user_required* is False with a ready-made user token, *expected_allowed*
-    with ``--no-read``; *ignored* are the names given with ``--ignore-column``.
+    with ``--no-read``; *ignored* are the names given with ``--ignore-column``. In an
+    input that *undoes* what a run did, a row without a value cannot be restored.
     """
     return Columns(
         owned=tuple(job.owns),
         foreign=foreign_fields(job),
         user_required=user_required,
+        value_required=undoes or not job.implied,
         expected_allowed=expected_allowed,
         ignored=frozenset(ignored),
     )

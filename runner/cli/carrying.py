@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self, TypeVar
 
 from runner.cli.flags import Asking, Output, told
-from runner.errors import NotConfirmed, SyncshiftError
+from runner.errors import NotConfirmed, SettingsError, SyncshiftError
 
 if TYPE_CHECKING:
     from runner.live import Live
@@ -45,13 +46,29 @@ _PROOFS = {
 def resolve_settings(output: Output, *groups: object) -> Resolved:
     """Work out every setting of a command. Raises `SettingsError`."""
     from runner.log import configure
-    from runner.rollout import FailureLimit
+    from runner.rollout import FailureLimit, Gate, Waves
     from runner.settings import resolve
 
     configure(output.log_level)
-    resolved = resolve(told(output, *groups), environment=os.environ, directory=Path.cwd())
+    flags = told(output, *groups)
+    resolved = resolve(flags, environment=os.environ, directory=Path.cwd())
+    if flags.get("start-at") is not None:
+        _check_start(resolved.settings.start_at or "")
     FailureLimit.parse(resolved.settings.max_failures)
+    Gate.parse(resolved.settings.gates)
+    if resolved.settings.waves is not None:
+        Waves.parse(resolved.settings.waves)
     return resolved
+
+
+def _check_start(start: str) -> None:
+    from runner.schedule import check_start
+
+    now = datetime.datetime.now(datetime.UTC)
+    try:
+        check_start(datetime.datetime.fromisoformat(start), now=now)
+    except ValueError as error:
+        raise SettingsError(f"--start-at {error}; got {start}") from None
 
 
 def must_be_able_to_ask(asking: Asking, source: str = "") -> None:
@@ -63,8 +80,13 @@ def must_be_able_to_ask(asking: Asking, source: str = "") -> None:
         return
     if source == "-":
         raise NotConfirmed("the input comes from standard input, so nobody can be asked; add --yes")
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+    if not _somebody_is_there():
         raise NotConfirmed("there is no terminal to ask at; add --yes to send without being asked")
+
+
+def _somebody_is_there() -> bool:
+    # An input that was piped is closed by now.
+    return not sys.stdin.closed and sys.stdin.isatty() and sys.stderr.isatty()
 
 
 def see_through(
@@ -139,7 +161,11 @@ def _tell_again(opened: Opened, output: Output) -> int:
 def _carry(opened: Opened, *, quiet: bool) -> Summary:
     from runner.run import carry_out
 
-    return shown(partial(carry_out, opened), quiet=quiet)
+    with _Stand(quiet=quiet) as stand:
+        decide = stand.decide if _somebody_is_there() else None
+        return _in_a_loop(
+            partial(carry_out, opened, show=stand.show, leave=stand.leave, decide=decide)
+        )
 
 
 def shown(work: _Work[_T], *, quiet: bool) -> _T:
@@ -147,23 +173,55 @@ def shown(work: _Work[_T], *, quiet: bool) -> _T:
 
     It is handed what shows its live figures, and what ends the process at once.
     """
+    with _Stand(quiet=quiet) as stand:
+        return _in_a_loop(partial(work, show=stand.show, leave=stand.leave))
+
+
+def _in_a_loop(work: Callable[[], Awaitable[_T]]) -> _T:
     import anyio
 
-    from runner.cli import screen
+    async def main() -> _T:
+        return await work()
 
-    with ExitStack() as pictures:
+    return anyio.run(main, backend_options={"use_uvloop": _has_uvloop()})
 
-        def show(live: Live) -> None:
-            pictures.enter_context(screen.progress(live, quiet=quiet))
 
-        def leave(code: int) -> NoReturn:
-            pictures.close()
-            os._exit(code)
+class _Stand:
+    """What a person has of some work while it goes on: a picture, and a question at times."""
 
-        async def main() -> _T:
-            return await work(show=show, leave=leave)
+    def __init__(self, *, quiet: bool) -> None:
+        self._quiet = quiet
+        self._live: Live | None = None
+        self._pictures = ExitStack()
 
-        return anyio.run(main, backend_options={"use_uvloop": _has_uvloop()})
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pictures.close()
+
+    def show(self, live: Live) -> None:
+        """Show how *live* goes, from now on."""
+        from runner.cli import screen
+
+        self._live = live
+        self._pictures.enter_context(screen.progress(live, quiet=self._quiet))
+
+    def leave(self, code: int) -> NoReturn:
+        """End the process at once."""
+        self._pictures.close()
+        os._exit(code)
+
+    async def decide(self, question: str) -> bool:
+        """Ask the person at the terminal, while the work goes on; the picture makes room."""
+        from runner.cli import screen
+
+        self._pictures.close()
+        try:
+            return await screen.ask_meanwhile(question)
+        finally:
+            if self._live is not None:
+                self.show(self._live)
 
 
 def _has_uvloop() -> bool:
@@ -194,6 +252,8 @@ def _intention(opened: Opened) -> Any:
     from rich.text import Text
 
     from runner.cli.screen import facts, plain
+    from runner.cli.telling import budget_of, slices_of
+    from runner.forecast import rounds_of
     from runner.run import limit_of
 
     checked, settings = opened.checked, opened.settings
@@ -213,7 +273,7 @@ def _intention(opened: Opened) -> Any:
     limits = (
         f"{settings.concurrency} requests in flight, {rate}, {settings.max_attempts} attempts each"
     )
-    failures = limit_of(opened).in_words(rows=left)
+    failures = limit_of(opened).in_words(rows=left, strict=settings.strict)
     follows = opened.resyncs or opened.following
     at_most = "up to " if opened.changes is None else ""
     resyncs = (
@@ -221,6 +281,8 @@ def _intention(opened: Opened) -> Any:
         if opened.resyncs
         else "none"
     )
+    rounds = rounds_of(opened.resyncs, settings, opened.folder.path.parent)
+    budget = budget_of(rounds, settings) if opened.resyncs else {}
     head = Text.assemble((opened.job.name, "bold"), " on ", (settings.base_url, "bold"))
     known = {
         "run": f"{opened.folder.run_id} ({opened.folder.path})",
@@ -236,8 +298,10 @@ def _intention(opened: Opened) -> Any:
                 **known,
                 "users": f"{checked.users:,}",
                 "re-syncs": resyncs,
+                **budget,
                 "limits": limits,
                 "failures": failures + (", counted afresh" if opened.resumed else ""),
+                **slices_of(opened),
                 "proof": _PROOFS[settings.until or (None if follows else "accepted")],
             }
         ),

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from cyclopts import App, CycloptsError
 
-from runner.cli import local, looking, plans, runs, undoing
+from runner.cli import braking, controls, local, looking, plans, runs, undoing
 from runner.errors import SettingsError, SyncshiftError
 from runner.version import VERSION
 
@@ -36,12 +36,17 @@ for _command in (
     plans.verify,
     undoing.retry,
     undoing.rollback,
+    braking.brake,
     looking.status,
     looking.report,
     local.simulate,
     local.demo,
 ):
     app.command(_command)
+app.command(controls.pause)
+app.command(controls.go_on, name="continue")
+app.command(controls.set_limits, name="set")
+app.command(controls.stop)
 
 
 def run_words(words: Sequence[str]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
@@ -42,6 +43,7 @@ def plan_picture(plan: Plan, manifest: Manifest, *, live: bool = False) -> Rende
     if manifest.reason:
         known["why"] = manifest.reason
     known["re-syncs"] = f"{plan.resyncs:,} would start" if plan.resyncs else "none would start"
+    known.update(_budget(plan, manifest))
     known["users"] = f"{plan.users:,}"
     if plan.warnings:
         known["mind"] = (
@@ -50,6 +52,7 @@ def plan_picture(plan: Plan, manifest: Manifest, *, live: bool = False) -> Rende
         )
     if plan.estimate_s is not None:
         known["duration"] = _estimate(plan)
+    known.update(_waves(plan, manifest))
     known["plan"] = plan.file
     if plan.state == "planned":
         known["next"] = f"syncshift apply {plan.run_id}"
@@ -64,6 +67,28 @@ def plan_picture(plan: Plan, manifest: Manifest, *, live: bool = False) -> Rende
     missing = plan.rows - sum(plan.findings.values())
     counts = _counts(plan.findings, missing)
     return Group(head, counts, screen.facts(known), *_problems("problems", plan.problems))
+
+
+def _budget(plan: Plan, manifest: Manifest) -> dict[str, str]:
+    """Return what the re-sync budget would make of the plan."""
+    from runner.cli.telling import budget_of
+    from runner.forecast import rounds_of
+
+    if not plan.resyncs:
+        return {}
+    runs_dir = Path(plan.file).parent.parent
+    return budget_of(rounds_of(plan.resyncs, manifest.settings, runs_dir), manifest.settings)
+
+
+def _waves(plan: Plan, manifest: Manifest) -> dict[str, str]:
+    """Return in which waves the plan would be applied, once it is whole."""
+    from runner.cli.telling import waves_of
+    from runner.rollout import Waves
+
+    settings = manifest.settings
+    if settings.waves is None or not plan.whole:
+        return {}
+    return waves_of(settings, Waves.parse(settings.waves).sizes(plan.findings["change"]))
 
 
 def proof_picture(verified: Verified) -> RenderableType:

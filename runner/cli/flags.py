@@ -10,6 +10,7 @@ from cyclopts import Group, Parameter
 _API = Group("Which API, and as whom", sort_key=2)
 _LIMITS = Group("Limits", sort_key=3)
 _ROWS = Group("Rows", sort_key=4)
+_ROLLOUT = Group("Rollout", sort_key=5)
 THE_RUN = Group("The run", sort_key=1)
 _OUTPUT = Group("Output", sort_key=6)
 
@@ -89,6 +90,39 @@ class Limits(Pace):
 
     max_failures: Annotated[str | None, _flag(_LIMITS)] = None
     """Stop when more than N rows, or P% of at least 20 ended rows, have failed (10%)."""
+    max_resyncs: Annotated[str | None, _flag(_LIMITS)] = None
+    """Most re-syncs of this run that are unfinished at once, or none for any number (50)."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Rollout:
+    """In which slices, and when."""
+
+    waves: Annotated[str | None, _flag(_ROLLOUT)] = None
+    """Slices of the rows, each proved before the next, such as 1,1%,10%,100%: a number adds rows,
+    a percent counts from the start (one wave)."""
+    gate: Annotated[tuple[str, ...] | None, _flag(_ROLLOUT)] = None
+    """What a wave may come to before the next: failed=N|P%, errored=, unconfirmed=, records=-P%
+    (errored=0)."""
+    soak: Annotated[str | None, _flag(_ROLLOUT)] = None
+    """How long to wait after a wave before its gate is judged (no wait)."""
+    approve: Annotated[bool | None, _flag(_ROLLOUT)] = None
+    """Ask a person at each gate."""
+    seed: Annotated[str | None, _flag(_ROLLOUT)] = None
+    """Spread the rows over the waves by this text; the same text, the same waves (the input)."""
+    strict: Annotated[bool | None, _flag(_LIMITS)] = None
+    """Have no more rows under way than may still fail."""
+    max_resyncs_per: Annotated[tuple[str, ...] | None, _flag(_LIMITS)] = None
+    """Likewise for each user or integration: user=N, integration=N (any number)."""
+    start_at: Annotated[str | None, _flag(_ROLLOUT)] = None
+    """Send nothing before: 2026-11-27T22:00:00+01:00, or 22:00 of today or tomorrow (at once)."""
+    window: Annotated[str | None, _flag(_ROLLOUT)] = None
+    """Send only between these times of day: 22:00-06:00@Europe/Berlin (always)."""
+    spread: Annotated[str | None, _flag(_ROLLOUT)] = None
+    """Spread the rows over this time, each sync at a moment of its own: 6h (at once)."""
+    health: Annotated[str | None, _flag(_ROLLOUT)] = None
+    """URL or command that is asked every second whether sending may go on."""
 
 
 @Parameter(name="*")

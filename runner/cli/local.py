@@ -261,7 +261,7 @@ def _outage(text: str) -> Any:
 
 
 def _seconds(name: str, text: str) -> float:
-    from runner.settings import duration_s
+    from runner.knobs import duration_s
 
     try:
         return duration_s(text)

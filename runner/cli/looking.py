@@ -15,11 +15,13 @@ from runner.cli.flags import Output, told
 from runner.errors import SyncshiftError
 
 if TYPE_CHECKING:
+    from runner.control import Standing
     from runner.folder import Folder, Manifest
     from runner.results import Summary
 
 _LOOK_EVERY_S = 0.5
 _REST = 4
+_PATIENCE_S = 2.0
 
 
 def status(run: str | None = None, /, *, output: Output = Output()) -> int:
@@ -36,7 +38,7 @@ def status(run: str | None = None, /, *, output: Output = Output()) -> int:
     """
     from runner.folder import Folder
 
-    runs_dir = _runs_dir(output)
+    runs_dir = runs_dir_of(output)
     if run is None:
         listed = _list(Folder.all(runs_dir))
         if output.json:
@@ -77,7 +79,7 @@ def report(run: str, /, *, output: Output = Output()) -> int:
     from runner.folder import Folder
     from runner.job import find
 
-    folder = Folder.open(_runs_dir(output), run)
+    folder = Folder.open(runs_dir_of(output), run)
     if folder.is_locked():
         screen.warn("the run is at work; its files are written when it ends")
         return _show(folder, output)
@@ -91,7 +93,8 @@ def report(run: str, /, *, output: Output = Output()) -> int:
     return 0
 
 
-def _runs_dir(output: Output) -> Path:
+def runs_dir_of(output: Output) -> Path:
+    """Return the folder of all runs. Raises `SettingsError`."""
     from runner.log import configure
     from runner.settings import resolve
 
@@ -101,7 +104,10 @@ def _runs_dir(output: Output) -> Path:
 
 
 def _show(folder: Folder, output: Output) -> int:
-    _print(folder, _summary(folder), output)
+    if output.json:
+        screen.write_json(_as_data(folder))
+    else:
+        screen.data().print(_picture(folder))
     return 0
 
 
@@ -112,13 +118,60 @@ def _print(folder: Folder, summary: Summary, output: Output) -> None:
         screen.data().print(_picture(folder, summary))
 
 
+def _as_data(folder: Folder) -> dict[str, Any]:
+    """Return the summary as it is now, why the run waits, and what it says of itself."""
+    import msgspec
+
+    live: Any = _standing(folder)
+    waiting = msgspec.to_builtins(_waiting(folder, live))
+    if live is not None:
+        live = msgspec.to_builtins(live)
+        del live["waiting"]
+    return {**msgspec.to_builtins(_summary(folder)), "waiting": waiting, "live": live}
+
+
+def _standing(folder: Folder) -> Standing | None:
+    """Return what the run says of itself; None when it is not at work, or says nothing."""
+    from runner.control import Order, ask
+    from runner.errors import RunRefused
+
+    if not folder.is_locked():
+        return None
+    try:
+        order = Order(command="status")
+        return ask(folder, order, wait_for_it_s=0, patience_s=_PATIENCE_S).state
+    except RunRefused:
+        return None
+
+
+def _waiting(folder: Folder, standing: Standing | None) -> list[Any]:
+    """Return why the run waits: by its own word, or else by what it has written down."""
+    from runner.account import holds_of
+    from runner.control import Waiting
+
+    if standing is not None:
+        return list(standing.waiting)
+    if not folder.is_locked():
+        return []
+    holds = holds_of(folder, now_s=time.time())
+    return [Waiting(hold.reason, hold.detail, hold.timestamp, hold.until) for hold in holds]
+
+
+def _limits(standing: Standing) -> str:
+    limits = standing.limits
+    rate = "no ceiling on the rate" if limits["rate"] is None else f"{limits['rate']:g}/s"
+    resyncs = limits["max_resyncs"]
+    return (
+        f"{limits['concurrency']} in flight, {rate}, {limits['max_failures']} may fail, "
+        f"{'any number of' if resyncs is None else resyncs} re-syncs at once"
+    )
+
+
 def _picture(folder: Folder, summary: Summary | None = None) -> Any:
     from rich.console import Group
 
-    from runner.account import holds_of
-
     summary = summary or _summary(folder)
-    manifest = folder.read()
+    manifest, standing = folder.read(), _standing(folder)
     known = {
         "run": f"{manifest.run_id} ({manifest.state})",
         "job": f"{manifest.job} on {manifest.settings.base_url}",
@@ -126,13 +179,16 @@ def _picture(folder: Folder, summary: Summary | None = None) -> Any:
         **_kin(manifest, summary),
         "started": summary.started,
     }
-    now = time.time()
+    if standing is not None:
+        known["limits"] = _limits(standing)
     waits = [
-        f"{hold.reason}: {hold.detail}" + (f", until {hold.until}" if hold.until else "")
-        for hold in (holds_of(folder, now_s=now) if folder.is_locked() else ())
+        f"{wait.reason}: {wait.detail}" + (f", until {wait.until}" if wait.until else "")
+        for wait in _waiting(folder, standing)
     ]
     if waits:
         known["waiting"] = "; ".join(waits)
+    if standing is not None and standing.stopping is not None:
+        known["stopping"] = standing.stopping
     if manifest.is_plan and not manifest.applied:
         return Group(screen.facts(known), _plan_picture(folder, manifest))
     # Why the first run ended is no news once its retries have ended every row.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from runner.cli.carrying import must_be_able_to_ask, resolve_settings, see_through, shown
-from runner.cli.flags import THE_RUN, Api, Asking, Host, Limits, Making, Output, Pace
+from runner.cli.flags import THE_RUN, Api, Asking, Host, Limits, Making, Output, Pace, Rollout
 from runner.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ def plan(
     api: Api = Api(),
     limits: Limits = Limits(),
     making: Making = Making(),
+    rollout: Rollout = Rollout(),
     output: Output = Output(),
 ) -> int:
     """Look at every sync of an input file, and show what a run would do. Sends no change.
@@ -46,7 +47,8 @@ def plan(
     Parameters
     ----------
     job
-        migrate-credentials, change-frequency, update-syncs, or a job of another package.
+        migrate-credentials, change-frequency, update-syncs, disable-syncs, enable-syncs, or a
+        job of another package.
     source
         CSV or JSONL file, also .gz or .zst; - for standard input.
     format
@@ -62,7 +64,7 @@ def plan(
 
     if run_id is not None:
         check_run_id(run_id)
-    resolved = resolve_settings(output, api, limits, making)
+    resolved = resolve_settings(output, api, limits, making, rollout)
     if resolved.settings.no_read:
         raise SettingsError("--no-read cannot be had with plan: a plan is what was read")
     if offline:
@@ -162,7 +164,7 @@ def verify(
 
 
 def _duration_s(flag: str, text: str) -> float:
-    from runner.settings import duration_s
+    from runner.knobs import duration_s
 
     try:
         seconds = duration_s(text)

@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from runner.cli.carrying import must_be_able_to_ask, resolve_settings, see_through
-from runner.cli.flags import THE_RUN, Api, Asking, Limits, Making, Output
+from runner.cli.flags import THE_RUN, Api, Asking, Limits, Making, Output, Rollout
 
 _RUN = Parameter(group=THE_RUN, negative=(), show_default=False)
 
@@ -25,6 +25,7 @@ def run(
     api: Api = Api(),
     limits: Limits = Limits(),
     making: Making = Making(),
+    rollout: Rollout = Rollout(),
     output: Output = Output(),
 ) -> int:
     """Carry out every change of an input file, and record how each row ended.
@@ -37,7 +38,8 @@ def run(
     Parameters
     ----------
     job
-        migrate-credentials, change-frequency, update-syncs, or a job of another package.
+        migrate-credentials, change-frequency, update-syncs, disable-syncs, enable-syncs, or a
+        job of another package.
     source
         CSV or JSONL file, also .gz or .zst; - for standard input.
     format
@@ -53,7 +55,7 @@ def run(
     must_be_able_to_ask(asking, source)
     if run_id is not None:
         check_run_id(run_id)
-    resolved = resolve_settings(output, api, limits, making)
+    resolved = resolve_settings(output, api, limits, making, rollout)
     return see_through(
         lambda warn: open_new(
             job,
@@ -74,6 +76,7 @@ def resume(
     run: str,
     /,
     *,
+    past_gate: Annotated[int | None, _RUN] = None,
     asking: Asking = Asking(),
     api: Api = Api(),
     limits: Limits = Limits(),
@@ -92,9 +95,15 @@ def resume(
     ----------
     run
         Name of the run; `syncshift status` lists them.
+    past_gate
+        Go past the gate of this wave, which failed or was inconclusive.
     """
     from runner.opening import reopen
 
     must_be_able_to_ask(asking)
     resolved = resolve_settings(output, api, limits)
-    return see_through(lambda warn: reopen(run, resolved, warn=warn), asking=asking, output=output)
+    return see_through(
+        lambda warn: reopen(run, resolved, past_gate=past_gate, warn=warn),
+        asking=asking,
+        output=output,
+    )

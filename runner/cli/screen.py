@@ -8,12 +8,14 @@ from __future__ import annotations
 import math
 import os
 import sys
+import termios
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Any
 
+import anyio
 import msgspec
 from rich.console import Console, Group, RenderableType
 from rich.live import Live as Painting
@@ -23,6 +25,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from runner.cli.telling import wave_ends
 from runner.errors import InputError, RunStopped, SyncshiftError
 from runner.model import SUCCEEDED
 from runner.secret import scrub
@@ -163,6 +166,20 @@ def ask_for(question: str) -> str:
         raise
 
 
+async def ask_meanwhile(question: str) -> bool:
+    """Ask a person at the terminal while the event loop turns; only a clear yes counts."""
+    console = errors()
+    # Keys that were pressed before the question was there are no answer to it.
+    termios.tcflush(sys.stdin, termios.TCIFLUSH)
+    console.print(f"{escape(plain(question))} [y/N] ", end="", markup=False)
+    try:
+        await anyio.wait_readable(sys.stdin)
+    except BaseException:
+        console.print()  # it was answered elsewhere, or the run ends
+        raise
+    return sys.stdin.readline().strip().lower() in {"y", "yes"}
+
+
 @contextmanager
 def progress(live: Live, *, quiet: bool) -> Iterator[None]:
     """Show how a run goes: a picture on a terminal, a line now and then elsewhere."""
@@ -267,6 +284,8 @@ def result(summary: Summary, *, folder: str, reason: str | None) -> RenderableTy
     if summary.error_classes:
         known["errors"] = ", ".join(f"{n:,} {name}" for name, n in summary.error_classes.items())
     whose = " for the rows that ended" if summary.counts["unprocessed"] else ""
+    if summary.waves:
+        known["waves"] = wave_ends(summary.waves)
     known["sent"] = (
         f"{summary.attempts:,} PATCHes{whose}; {summary.resyncs:,} changes that start a re-sync"
     )

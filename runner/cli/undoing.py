@@ -7,7 +7,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from runner.cli.carrying import must_be_able_to_ask, resolve_settings, see_through
-from runner.cli.flags import THE_RUN, Api, Asking, Limits, Output
+from runner.cli.flags import THE_RUN, Api, Asking, Limits, Output, Rollout
 
 _RUN = Parameter(group=THE_RUN, negative=(), show_default=False)
 
@@ -21,6 +21,7 @@ def retry(
     asking: Asking = Asking(),
     api: Api = Api(),
     limits: Limits = Limits(),
+    rollout: Rollout = Rollout(),
     output: Output = Output(),
 ) -> int:
     """Send the failed and unprocessed rows of a run again, as a new run.
@@ -47,7 +48,7 @@ def retry(
     if run_id is not None:
         check_run_id(run_id)
     wanted = None if classes is None else classes_of(classes)
-    resolved = resolve_settings(output, api, limits)
+    resolved = resolve_settings(output, api, limits, rollout)
     return see_through(
         lambda warn: open_retry(run, resolved, classes=wanted, run_id=run_id, warn=warn),
         asking=asking,
@@ -64,6 +65,7 @@ def rollback(
     asking: Asking = Asking(),
     api: Api = Api(),
     limits: Limits = Limits(),
+    rollout: Rollout = Rollout(),
     output: Output = Output(),
 ) -> int:
     """Take every sync that a run may have changed back to what it was, as a new run.
@@ -88,7 +90,7 @@ def rollback(
     must_be_able_to_ask(asking)
     if run_id is not None:
         check_run_id(run_id)
-    resolved = resolve_settings(output, api, limits)
+    resolved = resolve_settings(output, api, limits, rollout)
     return see_through(
         lambda warn: open_rollback(run, resolved, only=only, run_id=run_id, warn=warn),
         asking=asking,

@@ -16,14 +16,23 @@ from runner.results.files import (
     write_files,
 )
 from runner.results.findings import Findings
+from runner.results.history import ENDS_BY_ITSELF
 from runner.results.index import Index
 from runner.results.outcomes import Outcomes, duplicate
-from runner.results.summary import Retry, Summary, encode_summary, summarize, write_summary
+from runner.results.summary import (
+    Retry,
+    Summary,
+    WaveEnded,
+    encode_summary,
+    summarize,
+    write_summary,
+)
 from runner.results.tally import Latency
 from runner.results.verdict import RunVerdict, exit_code_of, verdict_of
 
 __all__ = [
     "COLUMNS",
+    "ENDS_BY_ITSELF",
     "FAILED_FILE",
     "SUCCEEDED_FILE",
     "UNPROCESSED_FILE",
@@ -37,6 +46,7 @@ __all__ = [
     "Retry",
     "RunVerdict",
     "Summary",
+    "WaveEnded",
     "duplicate",
     "encode_summary",
     "exit_code_of",

@@ -9,11 +9,16 @@ from pathlib import Path
 import msgspec
 
 from runner.journal import scan
+from runner.throttle import THROTTLED
 
 _OPENED = "run.opened"
 _CLOSED = "run.closed"
 _HELD = "throttle.held"
 _RELEASED = "throttle.released"
+
+ENDS_BY_ITSELF = frozenset({THROTTLED})
+"""Reasons whose end is told when they begin. Others are told of as released, whatever was
+expected of their end."""
 
 
 class _Event(msgspec.Struct, gc=False):
@@ -81,15 +86,16 @@ class Session:
             self._waits[event.reason] += event.held_s
 
     def _hold(self, event: _Event) -> None:
+        until = event.until if event.reason in ENDS_BY_ITSELF else None
         hold = self._holds.get(event.reason)
         if hold is None:
-            self._holds[event.reason] = _Hold(event.timestamp, event.until)
+            self._holds[event.reason] = _Hold(event.timestamp, until)
         elif hold.until is None or event.timestamp <= hold.until:
-            hold.until = event.until
+            hold.until = until
         else:
             # The one before ended by itself; such an end is no event.
             self._waits[event.reason] += _between(hold.since, hold.until)
-            self._holds[event.reason] = _Hold(event.timestamp, event.until)
+            self._holds[event.reason] = _Hold(event.timestamp, until)
 
     @property
     def _end(self) -> str:

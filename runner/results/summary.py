@@ -11,6 +11,7 @@ import msgspec
 
 from runner.errors import SyncshiftError
 from runner.journal import write_file
+from runner.judged import GateVerdict
 from runner.model import ErrorClass, encode_json
 from runner.results.family import FamilyIndex
 from runner.results.files import FAILED_FILE, SUCCEEDED_FILE, UNPROCESSED_FILE, FileWritten
@@ -31,10 +32,22 @@ class Retry(msgspec.Struct, frozen=True):
     ended: str | None
 
 
+class WaveEnded(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What became of one wave of a run."""
+
+    wave: int
+    """1 for the first."""
+    rows: int
+    verdict: GateVerdict | None = None
+    """Of the gate behind it; None: it was not judged, or is the last."""
+    passed_by: str | None = None
+    """Who went on past that gate, if a person did."""
+
+
 class Summary(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a run adds up to. The order of the fields is that of ``summary.json``.
 
-    The last two stand there only where there is something to tell.
+    The last ones stand there only where there is something to tell.
     """
 
     run_id: str
@@ -69,6 +82,8 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The limits under which it ran, as ``run.json`` has them."""
     files: dict[str, FileWritten]
     """The result files by name."""
+    waves: tuple[WaveEnded, ...] = ()
+    """The waves of the run, in order, when it has any."""
     family: tuple[str, ...] = ()
     """The run and its retries, oldest first, when the figures are those of all of them."""
     to_follow: int = 0
@@ -88,6 +103,7 @@ def summarize(
     limits: Mapping[str, Any],
     files: Mapping[str, FileWritten],
     starts_resync: StartsResync,
+    waves: Sequence[WaveEnded] = (),
     live: bool = False,
     signal: int | None = None,
     retries: Sequence[Retry] = (),
@@ -132,6 +148,7 @@ def summarize(
         resyncs=tally.resyncs,
         limits=dict(limits),
         files=dict(files),
+        waves=tuple(waves),
         family=(run_id, *(retry.run_id for retry in retries)) if retries else (),
     )
 

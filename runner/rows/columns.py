@@ -44,10 +44,12 @@ class Columns(msgspec.Struct, frozen=True):
     """How the names in an input are to be understood."""
 
     owned: tuple[Field, ...]
-    """What the job may change; a row must give a value for at least one of them."""
+    """What the job may change; a row must give a value for at least one of them, as a rule."""
     foreign: tuple[Field, ...] = ()
     """What only other jobs may change; a value there is an error."""
     user_required: bool = True
+    value_required: bool = True
+    """False when a row that gives no value asks for something all the same."""
     expected_allowed: bool = True
     """False when nothing is read before it is written."""
     ignored: frozenset[str] = frozenset()
@@ -152,13 +154,14 @@ def _missing(present: set[str], columns: Columns) -> tuple[str, ...]:
     what = " or ".join(owned)
     user = f", {USER_ID}" if columns.user_required else ""
     if not present:
-        return (f"the first line must name the columns: {SYNC_ID}{user}, and {what}",)
+        and_what = f", and {what}" if columns.value_required else ""
+        return (f"the first line must name the columns: {SYNC_ID}{user}{and_what}",)
     missing = []
     if SYNC_ID not in present:
         missing.append(f"there is no column {SYNC_ID}, which says what to change; add it")
     if user and USER_ID not in present:
         missing.append(f"there is no column {USER_ID}, which says as whom to change it; add it")
-    if not present.intersection(owned):
+    if columns.value_required and not present.intersection(owned):
         missing.append(f"there is no column {what}, so nothing would change; add it")
     return tuple(missing)
 

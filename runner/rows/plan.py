@@ -78,7 +78,8 @@ class Plan:
             return _later
         owned = sum(place.rule.role == "owned" for place in wanted)
         # No cell holds NUL, so each part of the pattern sees its own cell and no other.
-        pattern = rf"(?!\0{{{owned}}})" + "\0".join(patterns)
+        some = rf"(?!\0{{{owned}}})" if self._columns.value_required else ""
+        pattern = some + "\0".join(patterns)
         match = re.compile(pattern, re.ASCII).fullmatch
         pick = itemgetter(*map(self._at, self._places))
         names = tuple(place.rule.name for place in wanted)
@@ -177,7 +178,7 @@ class Plan:
             if name not in fields and named.get(name, name) not in told
         ]
         given = any(name in fields or named.get(name, name) in told for name in self._owned)
-        if not given:
+        if self._columns.value_required and not given:
             what = " or ".join(named.get(name, name) for name in self._owned)
             problems.append(Problem(0, "", "", f"changes nothing; give a value for {what}"))
         return problems

@@ -1,71 +1,15 @@
-"""When a run must stop by itself: too many failures, or a fault that is not the rows'."""
+"""Rows that met what may be a fault of the whole run are kept back until that is known."""
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
-from typing import Generic, Protocol, Self, TypeVar
+from typing import Generic, Protocol, TypeVar
 
-import msgspec
-
-from runner.errors import LimitReached, RunFault, SettingsError
+from runner.errors import RunFault
 from runner.retry import Ruling
-
-_FROM_ENDED = 20
-"""A share of fewer rows than this says nothing."""
 
 _MOST_SUSPECTS = 100
 """Rows with one fault kept back; more of them from too few users are those users' own."""
-
-
-class FailureLimit(msgspec.Struct, frozen=True):
-    """How many rows may fail. Invalid rows that were skipped by request do not count."""
-
-    rows: int | None = None
-    """Stop when more rows than this have failed."""
-    percent: float | None = None
-    """Stop when at least 20 rows have ended and more than this share of them failed."""
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """Read ``N`` or ``P%``. Raises `SettingsError`."""
-        found = re.fullmatch(r"(\d{1,9})|(\d{1,3}(?:\.\d{1,6})?)%", text.strip(), re.ASCII)
-        if found is None or (found[2] and float(found[2]) > 100):
-            raise SettingsError(
-                f"--max-failures must be a number of rows such as 5, or a share such as 10%; "
-                f"got {text!r}"
-            )
-        return cls(rows=int(found[1])) if found[1] else cls(percent=float(found[2]))
-
-    def exceeded(self, *, failed: int, ended: int) -> bool:
-        """Tell whether *failed* of *ended* rows are too many."""
-        if self.rows is not None:
-            return failed > self.rows
-        assert self.percent is not None  # noqa: S101  # parse sets one of the two
-        return ended >= _FROM_ENDED and failed * 100 > self.percent * ended
-
-    def reached(self, *, failed: int, ended: int) -> LimitReached:
-        """Say that the limit was exceeded, in plain numbers."""
-        if self.rows is not None:
-            why = f"{failed:,} rows failed, and --max-failures allows {self.rows:,}"
-        else:
-            share = 100 * failed / ended
-            why = (
-                f"{failed:,} of {ended:,} rows failed ({share:.1f}%), and --max-failures allows "
-                f"{self.percent:g}%"
-            )
-        return LimitReached(f"{why}. Look at failed.csv; `syncshift resume` goes on with the rest")
-
-    def in_words(self, *, rows: int) -> str:
-        """Say in plain numbers when a run of *rows* rows stops."""
-        if self.rows is not None:
-            return f"stops at {self.rows + 1:,} failed rows (--max-failures {self.rows})"
-        assert self.percent is not None  # noqa: S101  # parse sets one of the two
-        most = int(self.percent * rows / 100)
-        return (
-            f"stops above {self.percent:g}% failed, from {_FROM_ENDED} ended rows on; "
-            f"at most {most:,} of {rows:,} may fail"
-        )
 
 
 class Suspect(Protocol):
@@ -104,6 +48,11 @@ class Suspicions(Generic[_SuspectT]):
         self._suspects: defaultdict[tuple[str, int], list[_SuspectT]] = defaultdict(list)
         self._convicted = False
         self._others = False
+
+    @property
+    def kept(self) -> int:
+        """How many rows are kept back."""
+        return sum(map(len, self._suspects.values()))
 
     def weigh(self, ending: _SuspectT) -> list[_SuspectT]:
         """Return the rows that may be settled now. Raises `RunFault` on conviction."""

@@ -1,0 +1,10 @@
+"""Takes orders for a run that is at work: a socket in its folder, a line of JSON each way."""
+
+from __future__ import annotations
+
+from runner.control.asking import ask
+from runner.control.desk import Desk
+from runner.control.orders import Order, Reply, Standing, Waiting, order_of
+from runner.control.place import SOCKET
+
+__all__ = ["SOCKET", "Desk", "Order", "Reply", "Standing", "Waiting", "ask", "order_of"]
