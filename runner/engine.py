@@ -68,9 +68,9 @@ class Engine:
     """The parts that ask the API, at one command's limits. Belongs to one event loop."""
 
     def __init__(
-        self, settings: Settings, *, clocks: Clocks, start: Learned | None = None
+        self, settings: Settings, *, clocks: Clocks, users: int = 1, start: Learned | None = None
     ) -> None:
-        """*start* is what an earlier run has learned of the host."""
+        """*users*: how many there are; *start* is what an earlier run has learned of the host."""
         self.settings = settings
         self.clocks = clocks
         self.turnstile = Turnstile(
@@ -79,6 +79,7 @@ class Engine:
                 rate_per_s=settings.rate,
                 chance=clocks.chance,
                 start=start,
+                many_users=users > 1,
             ),
             clock=clocks.steady,
             longest_wait_s=settings.max_outage_s,

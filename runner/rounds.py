@@ -84,7 +84,9 @@ async def make_plan(
     handed the live figures, *leave* ends the process when a second signal comes. Raises
     `DiskFault` when not even that can be written down.
     """
-    engine = Engine(opened.settings, clocks=clocks or _real_clocks())
+    engine = Engine(
+        opened.settings, clocks=clocks or _real_clocks(), users=opened.checked.users
+    )
     began = stamp(engine.clocks.wall())
     folder, rows = opened.folder, opened.checked.rows
     manifest = folder.write(msgspec.structs.replace(opened.manifest, state="running"))
@@ -136,7 +138,7 @@ async def verify(
     if not of.touched:
         of.tokens.close()
         return _verified(of, moment, None, None)
-    engine = Engine(of.settings, clocks=clocks)
+    engine = Engine(of.settings, clocks=clocks, users=of.manifest.users or 1)
     path = _new_file(of.folder.path, moment)
     users = of.manifest.users or 1
     notebook = Notebook(path, stop=engine.stop, users=users, clocks=clocks)

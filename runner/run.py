@@ -74,7 +74,7 @@ async def carry_out(
             exit_code=None,
         )
     )
-    engine = Engine(opened.settings, clocks=clocks)
+    engine = Engine(opened.settings, clocks=clocks, users=opened.checked.users)
     refusal: SyncshiftError | None = None
     try:
         async with anyio.create_task_group() as group:

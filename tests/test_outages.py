@@ -69,8 +69,8 @@ async def test_t5_thirty_seconds_of_outage_fail_no_row(
 
         assert_nobody_paid(stage, run, 200)
         assert down.sent <= concurrency + 30
-        # One request after the other that waits in vain takes as long as the outage.
-        if (kind, concurrency) != (None, 1):
+        # Some requests after the others that wait in vain take as long as the outage.
+        if kind is not None:
             assert run.summary.waits["outage"] > 15
 
 

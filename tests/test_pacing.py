@@ -56,10 +56,10 @@ async def test_no_more_are_in_flight_than_allowed(concurrency: int, tmp_path: Pa
     """--concurrency is a ceiling, reads and retries included, and it is made use of."""
     faults = Faults(latency_s=0.01, http_503=0.05, drop_after=0.05)
     async with Stage(tmp_path, faults=faults, concurrency=concurrency) as stage:
-        stage.seed(40, users=5)
+        stage.seed(30 + 10 * concurrency, users=5)
         run = await stage.run(max_failures="100%")
 
-        assert sum(run.counts.values()) == 40
+        assert sum(run.counts.values()) == 30 + 10 * concurrency
         assert stage.sim.max_in_flight == concurrency
 
 
@@ -70,36 +70,74 @@ async def test_no_more_are_in_flight_than_allowed(concurrency: int, tmp_path: Pa
 async def test_t7_nothing_starts_inside_a_hold(
     method: str, fault: Fault, form: RetryAfter, tmp_path: Path
 ) -> None:
-    """T7: when one request is told to wait, nobody starts until then: not a read, not a retry."""
+    """T7: when the server asks for a wait, nobody starts until then: not a read, not a retry.
+
+    A 429 is the server's word to all once two users were told; a 503 is at once.
+    """
     faults = Faults(retry_after=form, retry_after_s=4)
     async with Stage(tmp_path, faults=faults) as stage:
         records = stage.seed(300, users=10)
-        stage.sim.script(records[120].id, method, [fault])
+        turned_away = records[120:122] if fault is Fault.HTTP_429 else records[120:121]
+        assert len({record.user for record in turned_away}) == len(turned_away)
+        for record in turned_away:
+            stage.sim.script(record.id, method, [fault])
         run = await stage.run()
 
-        (told,) = (e.at_monotonic_s for e in stage.audit if e.fault == fault.value)
+        told = max(e.at_monotonic_s for e in stage.audit if e.fault == fault.value)
         assert starts_within(stage, told + _LANDING_S * 10, told + 4) == []
         assert run.counts == {"updated": 300}
-        (held,) = run.held("throttled")
+        held = run.held("throttled")[-1]
         assert held["detail"].startswith(("429", "503"))
         assert 3 <= run.summary.waits["throttled"] <= 6
-        assert stage.patches.total() == 300 + (method == "PATCH")
+        assert stage.patches.total() == 300 + len(turned_away) * (method == "PATCH")
+
+
+@pytest.mark.parametrize("form", [RetryAfter.SECONDS, RetryAfter.DATE])
+@in_fast_motion(10)
+async def test_h4_one_users_wait_is_that_users_alone(form: RetryAfter, tmp_path: Path) -> None:
+    """H4: a wait that one user was told is kept to by that user's requests; the others go on."""
+    faults = Faults(retry_after=form, retry_after_s=4)
+    async with Stage(tmp_path, faults=faults) as stage:
+        records = stage.seed(300, users=10)
+        stage.sim.script(records[120].id, "GET", [Fault.HTTP_429])
+        run = await stage.run()
+
+        (told,) = (e.at_monotonic_s for e in stage.audit if e.fault == "http_429")
+        user = records[120].user
+        later = [e for e in stage.audit if told < e.at_monotonic_s < told + 4]
+        assert [e for e in later if e.user == user and e.at_monotonic_s > told + 2.5] == []
+        assert len([e for e in later if e.user != user]) > 100
+        assert run.counts == {"updated": 300}
+        assert run.held("throttled") == []
+        (held,) = run.held("lane")
+        assert held["detail"].startswith(f"user {user} is turned away by a limit of their own; ")
+        assert run.summary.waits["lane"] > 1
 
 
 @in_fast_motion(5)
-async def test_a_wait_without_an_end_grows(tmp_path: Path) -> None:
-    """429s that tell no wait hold everybody for 1, 2, 4 … s, at least half of that."""
-    faults = Faults(retry_after=RetryAfter.NONE)
-    async with Stage(tmp_path, faults=faults, concurrency=4) as stage:
-        records = stage.seed(40, users=4)
-        stage.sim.script(records[20].id, "PATCH", [Fault.HTTP_429] * 4)
+async def test_waits_that_nobody_named_grow(tmp_path: Path) -> None:
+    """429s to everybody that tell no wait hold all: 0.5 s, and half as long again each time."""
+    async with Stage(tmp_path, concurrency=4) as stage:
+        stage.seed(120, users=12)
+
+        def turned_away() -> list[float]:
+            return [e.at_monotonic_s for e in stage.audit if e.status == 429]
+
+        def turn_everybody_away() -> None:
+            stage.sim.faults = Faults(http_429=1.0, retry_after=RetryAfter.NONE)
+
+        def relent() -> None:
+            stage.sim.faults = Faults()
+
+        stage.after(60, turn_everybody_away)
+        stage.when(lambda: len(turned_away()) >= 10, relent)
         run = await stage.run()
 
-        told = [e.at_monotonic_s for e in stage.audit if e.fault == "http_429"]
-        gaps = [after - before for before, after in itertools.pairwise(told)]
-        assert all(gap >= 0.5 for gap in gaps)
-        assert len(run.held("throttled")) == 4
-        assert run.counts == {"updated": 40}
+        gaps = [after - before for before, after in itertools.pairwise(turned_away())]
+        assert run.counts == {"updated": 120}
+        assert all(gap >= 0.5 * 1.5**n for n, gap in enumerate(gaps[-3:]))
+        assert len(run.held("throttled")) >= 3
+        assert any(e["event"] == "throttle.narrowed" for e in run.events)
 
 
 async def test_a_limit_of_the_server_is_kept_to(tmp_path: Path) -> None:
@@ -168,10 +206,11 @@ async def test_backoff_is_a_reason_too(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("method", ["GET", "PATCH"])
 async def test_t8_an_absurd_wait_stops_the_run(method: str, tmp_path: Path) -> None:
-    """T8: a server that asks to wait for a day ends the run, which says when to come back."""
+    """T8: a server that asks all to wait for a day ends the run, which says when to come back."""
     async with Stage(tmp_path, faults=Faults(retry_after_s=86_400)) as stage:
         records = stage.seed(200, users=10)
-        stage.sim.script(records[60].id, method, [Fault.HTTP_429])
+        for record in records[60:62]:
+            stage.sim.script(record.id, method, [Fault.HTTP_429])
         run = await stage.run()
 
         assert (run.summary.exit_code, run.summary.verdict) == (4, "stopped")
@@ -185,6 +224,32 @@ async def test_t8_an_absurd_wait_stops_the_run(method: str, tmp_path: Path) -> N
 
         assert resumed.counts == {"updated": 200}
         assert stage.in_force() == 200
+
+
+@pytest.mark.parametrize("settings", [{}, {"max_resyncs": 3, "until": None}, {"strict": True}])
+@pytest.mark.parametrize("method", ["GET", "PATCH"])
+async def test_t8_an_absurd_wait_of_one_user_parks_that_users_rows(
+    method: str, settings: dict[str, object], tmp_path: Path
+) -> None:
+    """T8: one user who is to wait for a day stops nobody else; then the run ends, resumable."""
+    async with Stage(tmp_path, faults=Faults(retry_after_s=86_400)) as stage:
+        records = stage.seed(100, users=10)
+        stage.sim.script(records[40].id, method, [Fault.HTTP_429])
+        run = await stage.run(**settings)
+
+        user = records[40].user
+        rest = {n for n, record in enumerate(records, start=1) if record.user != user}
+        assert (run.summary.exit_code, run.summary.verdict) == (4, "stopped")
+        assert f"the server turns user {user} away until " in run.reason
+        assert "all that could go on has ended. Resume the run after that" in run.reason
+        assert rest <= set(run.outcomes)
+        assert run.counts["unprocessed"] > 0
+        assert {"lane.opened"} == {e["event"] for e in run.events if "lane" in e["event"]}
+
+        resumed = await stage.resume(run)
+
+        assert resumed.counts == {"updated": 100}
+        assert stage.in_force() == 100
 
 
 @in_fast_motion(20)

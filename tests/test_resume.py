@@ -278,8 +278,9 @@ class TestRefusals:
         """D9: another host, project or audience is another run; both values are named."""
         async with Stage(tmp_path) as stage:
             run = await self.stopped(stage)
+            settings: dict[str, Any] = {setting: value}
             with pytest.raises(RunChanged) as refused:
-                stage.reopen(run.id, **{setting: value})
+                stage.reopen(run.id, **settings)
 
             assert told in str(refused.value)
             assert value in str(refused.value)

@@ -150,7 +150,7 @@ def test_a_hold_that_has_ended_does_not_lend_its_beginning() -> None:
 def turned_away(gate: Throttle, now: float) -> float:
     """Have the next request turned away without a word of how long; return when that was."""
     while (wait := gate.take(now)) > 0:
-        now += wait
+        now = max(now + wait, math.nextafter(now, math.inf))
     gate.throttled(now, sent_at=now, detail="429")
     gate.give_back()
     return now

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from runner.throttle import OUTAGE, Throttle
+from runner.throttle import OUTAGE, Learned, Throttle
 from runner.turnstile import Closing, Turnstile
 
 Start = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
@@ -45,8 +45,9 @@ async def start() -> AsyncIterator[Start]:
 
 
 def gate(ceiling: int = 2, rate_per_s: float | None = None) -> Throttle:
-    """Return a throttle without chance."""
-    return Throttle(ceiling=ceiling, rate_per_s=rate_per_s, chance=lambda: 0.5)
+    """Return a throttle without chance that knows of no limit but its ceilings."""
+    known = Learned(rate_per_s=200_000.0, in_flight=2 * ceiling)
+    return Throttle(ceiling=ceiling, rate_per_s=rate_per_s, chance=lambda: 0.5, start=known)
 
 
 async def settled() -> None:

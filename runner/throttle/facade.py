@@ -71,11 +71,13 @@ class Throttle:
         rate_per_s: float | None = None,
         chance: Callable[[], float],
         start: Learned | None = None,
+        many_users: bool = False,
     ) -> None:
         """*ceiling* in flight and *rate_per_s* are never exceeded, whatever is learned.
 
         *chance* gives numbers from 0 to 1; it spreads the waits that we choose ourselves.
         *start* is what an earlier run has learned: half of it is where this one begins.
+        *many_users*: requests of several users are to come.
         """
         rate, first = START_PER_S, FIRST
         if start is not None:
@@ -84,7 +86,7 @@ class Throttle:
         self.in_flight = 0
         self.news: list[Narrowed | LaneOpened | LaneEnded] = []
         """What has happened since somebody looked; whoever tells of it takes it out."""
-        self.lanes = Lanes(self.news.append)
+        self.lanes = Lanes(self.news.append, many_users=many_users)
         self._rate_ceiling = rate_per_s
         self._head_start = 0 if rate_per_s or start is not None else _HEAD_START
         self._rate = Ceiling(start_per_s=rate)

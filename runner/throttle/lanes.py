@@ -20,6 +20,7 @@ LANE = "lane"
 _RECENT_SENDS = 256
 _RECENT_THROTTLES = 4
 _OF_ONE = 3
+_TELLING_SENDS = 40
 _MOST = 0.5
 """A user who sends more than this share is everybody."""
 _WITHIN_ANSWERS = 20
@@ -83,8 +84,11 @@ class LaneEnded(msgspec.Struct, frozen=True):
 class Lanes:
     """The lanes of all users who have one, and the evidence for new ones."""
 
-    def __init__(self, tell: Callable[[LaneOpened | LaneEnded], None]) -> None:
-        """*tell* takes what comes of lanes."""
+    def __init__(
+        self, tell: Callable[[LaneOpened | LaneEnded], None], *, many_users: bool
+    ) -> None:
+        """*tell* takes what comes of lanes. *many_users*: there are others, even if none is seen."""
+        self._many_users = many_users
         self.of: dict[str, Lane] = {}
         self._tell = tell
         self.on_end: Callable[[str], None] | None = None
@@ -96,8 +100,10 @@ class Lanes:
 
     def is_everybody(self, user: str) -> bool:
         """Tell whether what holds *user* holds nearly all there is to send."""
-        mine = sum(sender == user for sender, _ in self._sends)
-        return not user or mine > _MOST * len(self._sends)
+        sends = self._sends
+        if not user or (self._many_users and len(sends) < _TELLING_SENDS):
+            return not user
+        return sum(sender == user for sender, _ in sends) > _MOST * len(sends)
 
     def others_too(self, user: str, *, answer: int) -> bool:
         """Note that *user* was turned away; tell whether somebody else was a moment ago."""
