@@ -368,7 +368,8 @@ def test_a_file_that_is_not_there_and_a_job_that_is_not(shared: Stage) -> None:
 
     assert (file.code, job.code) == (2, 2)
     assert "nothing.csv: cannot be read (No such file or directory)" in file.err
-    assert "there are: change-frequency, disable-syncs, enable-syncs, migrate-credentials" in job.err
+    there_are = "there are: change-frequency, disable-syncs, enable-syncs, migrate-credentials"
+    assert there_are in job.err
     assert not shared.runs.exists()
 
 

@@ -13,7 +13,7 @@ import pytest
 from runner.throttle import OUTAGE, Learned, Throttle
 from runner.turnstile import Closing, Turnstile
 
-Start = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
+Start = Callable[[Coroutine[Any, Any, Any]], asyncio.Task[Any]]
 
 
 class Clock:
@@ -32,9 +32,9 @@ class Clock:
 @pytest.fixture
 async def start() -> AsyncIterator[Start]:
     """Starts a task and looks after it; whatever is left at the end is canceled."""
-    tasks: list[asyncio.Task[None]] = []
+    tasks: list[asyncio.Task[Any]] = []
 
-    def begin(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def begin(work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         tasks.append(asyncio.create_task(work))
         return tasks[-1]
 
