@@ -136,7 +136,10 @@ class Gatekeeper:
         if left_s > 0:  # otherwise an earlier session has waited
             detail = f"wave {wave} has ended and is left alone before its gate is judged"
             with self._waiting("soak", detail, self._clocks.steady() + left_s):
-                await self._turnstile.sleep(left_s)
+                # Not the turnstile's sleep: there rows wait before their next try.
+                with anyio.move_on_after(left_s):
+                    await self._turnstile.until_closed()
+                    raise Closing
 
     async def _act(self, judged: GateJudged) -> bool:
         """Do what follows from the verdict; tell whether the next wave may begin."""

@@ -294,7 +294,7 @@ class Turnstile:
             while queue and queue[0].future.done():
                 queue.popleft()
             if self._is_hopeless(user, now):
-                self.set_aside[user] = lane.until
+                self._give_up(user)
                 while queue:
                     future = queue.popleft().future
                     if not future.done():
@@ -330,8 +330,13 @@ class Turnstile:
 
     def _set_aside_if_hopeless(self, user: str) -> None:
         if self._is_hopeless(user, self._clock()):
-            self.set_aside[user] = self.throttle.lanes.of[user].until
+            self._give_up(user)
             raise SetAside
+
+    def _give_up(self, user: str) -> None:
+        lane = self.throttle.lanes.of[user]
+        self.set_aside[user] = lane.until
+        self.throttle.lanes.prove(lane)
 
     def _has_room(self) -> bool:
         return self._approaching < self._look_ahead and not self.throttle.is_held(self._clock())

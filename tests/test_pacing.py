@@ -160,13 +160,17 @@ async def test_the_reason_of_a_wait_is_known_while_it_lasts(tmp_path: Path) -> N
     """Whoever looks at a run that is held sees why, since when, and until when."""
     async with Stage(tmp_path, faults=Faults(retry_after_s=6)) as stage:
         records = stage.seed(80, users=4)
-        stage.sim.script(records[40].id, "GET", [Fault.HTTP_429])
+        for record in records[40:42]:
+            stage.sim.script(record.id, "GET", [Fault.HTTP_429])
         lives: list[Live] = []
         seen: list[tuple[Wait, ...]] = []
 
         async def watch() -> None:
-            await until(lambda: lives and lives[0].waits())
-            seen.append(lives[0].waits())
+            def throttled() -> bool:
+                return any(w.reason == "throttled" for live in lives for w in live.waits())
+
+            await until(throttled)
+            seen.append(tuple(w for w in lives[0].waits() if w.reason == "throttled"))
 
         watching = asyncio.create_task(watch())
         run = await stage.carry(stage.open(), show=lives.append)
@@ -246,7 +250,7 @@ async def test_t8_an_absurd_wait_of_one_user_parks_that_users_rows(
         assert run.counts["unprocessed"] > 0
         assert {"lane.opened"} == {e["event"] for e in run.events if "lane" in e["event"]}
 
-        resumed = await stage.resume(run)
+        resumed = await stage.resume(run, **{"until": "accepted"} | settings)
 
         assert resumed.counts == {"updated": 100}
         assert stage.in_force() == 100

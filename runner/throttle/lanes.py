@@ -155,7 +155,7 @@ class Lanes:
         lane.too_short_s = lane.interval_s
         lane.interval_s = min(lane.interval_s * _SLOWER, _LONGEST_S)
         lane.next_at = now + lane.interval_s
-        self._prove(lane)
+        self.prove(lane)
 
     def answered(self, now: float, *, sent_at: float, user: str, answer: int) -> None:
         """Take in an answer that did not turn a request away."""
@@ -170,15 +170,15 @@ class Lanes:
             # One wait, kept to, and all is well: there was nothing more to it.
             self._end(lane.user)
             return
-        self._prove(lane)
+        self.prove(lane)
         near = lane.interval_s < _NEAR * lane.too_short_s
         lane.interval_s = max(lane.interval_s * (_CAREFULLY if near else _FASTER), _SHORTEST_S)
         free = lane.interval_s * _FREE <= lane.first_interval_s
         if free or now - lane.throttled_at >= _QUIET_S:
             self._end(lane.user)
 
-    def _prove(self, lane: Lane) -> None:
-        """Take in that it is shown to be this user's own limit."""
+    def prove(self, lane: Lane) -> None:
+        """Take in that it is shown to be this user's own limit, or taken for that."""
         if not lane.proved:
             lane.proved = True
             self._tell(LaneOpened(lane.user))
@@ -187,7 +187,7 @@ class Lanes:
         """Count those as proved since which nobody else was turned away for a while."""
         for lane in self.of.values():
             if not lane.proved and answer - lane.evidence > _WITHIN_ANSWERS:
-                self._prove(lane)
+                self.prove(lane)
 
     def merge(self, *, answer: int) -> float:
         """End the lanes of a moment ago, for it is everybody's limit; return their longest wait."""
