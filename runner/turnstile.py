@@ -215,12 +215,16 @@ class Turnstile:
             turn = _Turn(user)
             queue.append(turn)
             lane = await self._turn(turn, queue, self.leave)
-            if not self.closed and not self.throttle.is_held(self._clock()):
+            held = self.throttle.is_held(self._clock())
+            passed_by = lane is None and self.throttle.slowed(user)
+            if not (self.closed or held or passed_by):
                 return lane
-            # A hold began between the turn and this moment: nobody starts inside it.
+            # A hold, or a lane, began between the turn and this moment: nobody starts inside it.
             self.leave(lane)
             if self.closed:
                 raise Closing
+            if passed_by:
+                return await self._through_lane(user, first=queue is self._writes)
             # Once this one stands in the queue again.
             asyncio.get_running_loop().call_soon(self._pump)
 

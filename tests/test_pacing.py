@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -233,7 +234,7 @@ async def test_t8_an_absurd_wait_stops_the_run(method: str, tmp_path: Path) -> N
 @pytest.mark.parametrize("settings", [{}, {"max_resyncs": 3, "until": None}, {"strict": True}])
 @pytest.mark.parametrize("method", ["GET", "PATCH"])
 async def test_t8_an_absurd_wait_of_one_user_parks_that_users_rows(
-    method: str, settings: dict[str, object], tmp_path: Path
+    method: str, settings: dict[str, Any], tmp_path: Path
 ) -> None:
     """T8: one user who is to wait for a day stops nobody else; then the run ends, resumable."""
     async with Stage(tmp_path, faults=Faults(retry_after_s=86_400)) as stage:
