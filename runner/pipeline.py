@@ -9,15 +9,13 @@ that waits for the disk holds no slot.
 
 from __future__ import annotations
 
-import contextlib
-import gc
 from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from typing import Protocol, TypeVar
 
 import anyio
 import msgspec
 
-from runner.crew import Crew
+from runner.crew import Crew, collecting_rarely
 from runner.errors import DiskFault, RunStopped, SyncshiftError
 from runner.feed import Feed, Lock, Waits
 from runner.model import Outcome, OutcomeKind
@@ -29,7 +27,6 @@ from runner.turnstile import Closing, SetAside, Turnstile
 _WORKERS_PER_SLOT = 3
 _FEWEST_WORKERS = 12
 """Enough for as many rows to be under way as it takes to see that the server is down."""
-_COLLECT_AFTER = 10_000
 _KNOWN_BEFORE = {OutcomeKind.INVALID, OutcomeKind.IRREVERSIBLE}
 """Rows that end so were told of before anything was sent; no limit counts them."""
 
@@ -273,7 +270,7 @@ async def flow(
     """
     feed = Feed(blocks, stop, locks=locks, waits=waits)
     crew = workers if isinstance(workers, Crew) else Crew(workers)
-    with _collecting_rarely():
+    with collecting_rarely():
         async with anyio.create_task_group() as team:
             team.start_soon(feed.run)
             async with anyio.create_task_group() as company:
@@ -293,22 +290,6 @@ async def flow(
             await sink.durable()
         except DiskFault as fault:
             stop(fault)
-
-
-@contextlib.contextmanager
-def _collecting_rarely() -> Iterator[None]:
-    """Have Python look for cyclic garbage less often than it would by itself.
-
-    It would look every few rows, at hundreds of rows under way and at all that
-    was ever imported, and find next to nothing: a row leaves hardly any cycles.
-    """
-    usual = gc.get_threshold()
-    if usual[0]:
-        gc.set_threshold(max(usual[0], _COLLECT_AFTER), *usual[1:])
-    try:
-        yield
-    finally:
-        gc.set_threshold(*usual)
 
 
 async def _work(
