@@ -20,6 +20,7 @@ from runner.journal import sync_directory, write_file, write_whole
 from runner.judged import GateJudged
 from runner.log import stamp
 from runner.settings import Settings, check_run_id
+from runner.throttle import Learned
 
 MANIFEST = "run.json"
 LOCK = "lock"
@@ -89,6 +90,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     reason: str | None = None
     """Why it did not finish, in words."""
     exit_code: int | None = None
+    learned: Learned | None = None
+    """What its throttle had learned of the host in the end."""
 
 
 class Folder:

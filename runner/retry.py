@@ -76,9 +76,7 @@ _HALT_AT_ONCE = {
 }
 
 
-_THROTTLED = Ruling(
-    Verdict.THROTTLED, ErrorClass.THROTTLED, base_s=1.0, cap_s=60.0, counts=False
-)
+_THROTTLED = Ruling(Verdict.THROTTLED, ErrorClass.THROTTLED, base_s=1.0, cap_s=60.0, counts=False)
 _REFUSED = Ruling(Verdict.REJECTED, ErrorClass.BAD_REQUEST)
 _REFUSED_ALIKE = Ruling(Verdict.REJECTED, ErrorClass.BAD_REQUEST, halts_after=_FEW_ROWS)
 _STRANGE = Ruling(Verdict.REJECTED, ErrorClass.PROTOCOL, halts_after=_FEW_ROWS)

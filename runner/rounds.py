@@ -18,6 +18,7 @@ from runner.engine import SIGNALED, Engine
 from runner.errors import DiskFault, Interrupted, SyncshiftError
 from runner.forecast import PLAN, SHOWN_PROBLEMS, Plan, plan_of
 from runner.job import Job
+from runner.learned import learned_of
 from runner.live import Live
 from runner.log import stamp
 from runner.model import Finding, FindingKind, OutcomeKind
@@ -85,7 +86,10 @@ async def make_plan(
     `DiskFault` when not even that can be written down.
     """
     engine = Engine(
-        opened.settings, clocks=clocks or _real_clocks(), users=opened.checked.users
+        opened.settings,
+        clocks=clocks or _real_clocks(),
+        users=opened.checked.users,
+        start=learned_of(opened.settings.base_url, opened.folder.path.parent),
     )
     began = stamp(engine.clocks.wall())
     folder, rows = opened.folder, opened.checked.rows
@@ -138,7 +142,12 @@ async def verify(
     if not of.touched:
         of.tokens.close()
         return _verified(of, moment, None, None)
-    engine = Engine(of.settings, clocks=clocks, users=of.manifest.users or 1)
+    engine = Engine(
+        of.settings,
+        clocks=clocks,
+        users=of.manifest.users or 1,
+        start=learned_of(of.settings.base_url, of.folder.path.parent),
+    )
     path = _new_file(of.folder.path, moment)
     users = of.manifest.users or 1
     notebook = Notebook(path, stop=engine.stop, users=users, clocks=clocks)

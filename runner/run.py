@@ -24,6 +24,7 @@ from runner.exchange import Exchanger
 from runner.folder import Manifest
 from runner.following import Follower
 from runner.gatekeeper import Decide, keeper_of
+from runner.learned import learned_of
 from runner.lineup import Lineup
 from runner.live import Live
 from runner.log import stamp
@@ -74,7 +75,12 @@ async def carry_out(
             exit_code=None,
         )
     )
-    engine = Engine(opened.settings, clocks=clocks, users=opened.checked.users)
+    engine = Engine(
+        opened.settings,
+        clocks=clocks,
+        users=opened.checked.users,
+        start=learned_of(opened.settings.base_url, opened.folder.path.parent),
+    )
     refusal: SyncshiftError | None = None
     try:
         async with anyio.create_task_group() as group:
@@ -86,7 +92,7 @@ async def carry_out(
                     await _carry(opened, manifest, engine, limit, show, decide, drain, sync)
                 # In a thread, so that a second signal is still heard.
                 summary = await anyio.to_thread.run_sync(
-                    _account, opened, manifest, engine.stop.reason, clocks.wall()
+                    _account, opened, manifest, engine, clocks.wall()
                 )
             except SyncshiftError as error:
                 refusal = error
@@ -259,11 +265,9 @@ def _follower(
     )
 
 
-def _account(
-    opened: Opened, manifest: Manifest, reason: SyncshiftError | None, wall_s: float
-) -> Summary:
+def _account(opened: Opened, manifest: Manifest, engine: Engine, wall_s: float) -> Summary:
     """Write down how the run ended, and what it adds up to. Raises `DiskFault`."""
-    folder = opened.folder
+    folder, reason = opened.folder, engine.stop.reason
     if reason is not None and not isinstance(reason, DiskFault):
         index = index_of(folder)
         if index.succeeded + index.failed == opened.checked.rows:
@@ -276,6 +280,7 @@ def _account(
         ended=stamp(wall_s),
         reason=None if reason is None else str(reason),
         exit_code=_exit_code(reason),
+        learned=engine.turnstile.throttle.learned() or manifest.learned,
     )
     try:
         folder.write(manifest)

@@ -32,6 +32,8 @@ class Learned(msgspec.Struct, frozen=True):
     """Requests a second that the server is known to take."""
     in_flight: int
     """Requests in flight at which it was about as fast as with few."""
+    is_limit: bool = True
+    """Whether it took no more; else nobody has tried."""
 
 
 class Narrowed(msgspec.Struct, frozen=True):
@@ -81,14 +83,16 @@ class Throttle:
         """
         rate, first = START_PER_S, FIRST
         if start is not None:
-            rate = max(_START_SHARE * start.rate_per_s, LOWEST_PER_S)
-            first = max(2, math.ceil(_START_SHARE * start.in_flight))
+            least = LOWEST_PER_S if start.is_limit else START_PER_S
+            rate = max(_START_SHARE * start.rate_per_s, least)
+            first = max(FIRST, math.ceil(_START_SHARE * start.in_flight))
         self.in_flight = 0
         self.news: list[Narrowed | LaneOpened | LaneEnded] = []
         """What has happened since somebody looked; whoever tells of it takes it out."""
         self.lanes = Lanes(self.news.append, many_users=many_users)
         self._rate_ceiling = rate_per_s
-        self._head_start = 0 if rate_per_s or start is not None else _HEAD_START
+        limited = rate_per_s is not None or (start is not None and start.is_limit)
+        self._head_start = 0 if limited else _HEAD_START
         self._rate = Ceiling(start_per_s=rate)
         self._room = InFlight(ceiling=ceiling, first=first)
         self._gate = Gate(chance=chance)
@@ -130,8 +134,10 @@ class Throttle:
 
     def learned(self) -> Learned | None:
         """Return what is known of the server by now; None before it has taken much."""
-        rate = self._rate.known_per_s
-        return Learned(round(rate, 3), self._room.learned) if rate else None
+        rate = self._rate
+        known = rate.known_per_s
+        is_limit = rate.limit_per_s < math.inf
+        return Learned(round(known, 3), self._room.learned, is_limit) if known else None
 
     def set_ceilings(
         self, *, rate_per_s: float | None = None, in_flight: int | None = None
