@@ -275,7 +275,7 @@ class Sender:
 
 def patience_over(turnstile: Turnstile, clocks: Clocks) -> OutageTooLong:
     """Say which users are turned away for longer than the run waits, and when to come back."""
-    aside = turnstile.set_aside
+    aside = turnstile.lanes.set_aside
     users = f"user {next(iter(aside))}" if len(aside) == 1 else f"{len(aside):,} users"
     back = stamp(clocks.wall() + max(aside.values()) - clocks.steady())
     return OutageTooLong(

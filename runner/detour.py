@@ -18,25 +18,27 @@ class Detour:
     reason = LANE
 
     def __init__(self, turnstile: Turnstile) -> None:
-        self._turnstile = turnstile
+        self._lanes = turnstile.lanes
+        self._clock = turnstile.clock
         self._opened: Callable[[Hashable], None] = _nobody
-        turnstile.on_lane_room = self._room_for
+        turnstile.lanes.on_room = self._room_for
 
     def blocked_by(self, work: Work) -> Hashable | None:
         """Return the lane of the row's user if somebody waits in it already."""
         change = work.change
         if change is None or work.accepted is not None:
             return None
-        return (LANE, change.user_id) if self._turnstile.is_slow(change.user_id) else None
+        is_slow = self._lanes.is_slow(change.user_id, self._clock())
+        return (LANE, change.user_id) if is_slow else None
 
     def passed(self, work: Work) -> None:
         """Take in that a row is handed out, and will soon stand in its user's lane."""
         if work.change is not None and work.accepted is None:
-            self._turnstile.expect(work.change.user_id)
+            self._lanes.expect(work.change.user_id)
 
     def why(self, rows: int) -> tuple[str, float | None]:
         """Say how many users are turned away, and until when the next one of them is."""
-        return self._turnstile.why_lanes(rows)
+        return self._lanes.why(rows, self._clock())
 
     def report_to(self, opened: Callable[[Hashable], None]) -> None:
         """Call *opened* with the lane of a user for whom one more row may go."""

@@ -125,10 +125,10 @@ class Live:
         self._waits.sweep()
 
     def _lanes(self) -> list[Reason]:
-        rows = self._turnstile.waiting_in_lanes
+        rows = self._turnstile.lanes.waiting
         if not rows:
             return []
-        why, until = self._turnstile.why_lanes(rows)
+        why, until = self._turnstile.lanes.why(rows, self._turnstile.clock())
         since = min(lane.opened_at for lane in self._throttle.lanes.of.values())
         return [Reason(LANE, why, since, until)]
 

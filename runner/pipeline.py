@@ -74,7 +74,7 @@ class Stop:
 
     def if_set_aside(self) -> None:
         """End the run, for nothing else is left to do, if rows were set aside."""
-        if self._patience_over is not None and self._turnstile.set_aside:
+        if self._patience_over is not None and self._turnstile.lanes.set_aside:
             self(self._patience_over())
 
     async def until(self) -> None:

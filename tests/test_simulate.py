@@ -94,7 +94,7 @@ def test_faults_limits_and_outages_by_name(stage: Stage) -> None:
     path = stage.moves(30)
     flags = (
         *("--input", path, "--seed", 5, "--latency", "1ms", "--limit", 200),
-        *("--fault", "http_503_wait=20%", "--fault", "not_json=0.1", "--retry-after", "seconds"),
+        *("--fault", "http_503_wait=5%", "--fault", "not_json=0.1", "--retry-after", "seconds"),
         *("--apply-after", "10ms", "--resync", "50ms", "--errored", "10%"),
         *("--outage", "1h+1m", "--audit-file", "audit.jsonl", "--key-file", "keys/mine.pem"),
         *("--project-id", "a project"),

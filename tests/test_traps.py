@@ -46,25 +46,6 @@ async def test_i11_no_two_rows_of_one_sync_are_ever_in_flight(tmp_path: Path) ->
         assert run.outcomes[1]["attempts"] == 3
 
 
-@in_fast_motion(10)
-async def test_h4_one_users_429_holds_everybody_as_long_as_there_are_no_lanes(
-    tmp_path: Path,
-) -> None:
-    """Whosever limit a 429 is about, nobody sends before it has ended, and no row fails by it."""
-    async with Stage(tmp_path, faults=Faults(retry_after_s=5.0)) as stage:
-        stage.plain(12, users=3)
-        stage.sim.script("s1", "GET", [Fault.HTTP_429])
-
-        run = await stage.run(concurrency=1)
-
-        (at,) = (n for n, entry in enumerate(stage.audit) if entry.status == 429)
-        refused, following = stage.audit[at], stage.audit[at + 1]
-        assert following.at_monotonic_s - refused.at_monotonic_s >= 5.0
-        assert {"u2", "u3"} <= {entry.user for entry in stage.audit[at + 1 :]}
-        assert len(run.held("throttled")) == 1
-        assert run.counts == {"updated": 12}
-
-
 async def test_d11_no_patch_leaves_before_its_before_image_is_on_disk(tmp_path: Path) -> None:
     """While the disk keeps a before-image waiting its PATCH waits too, and leaves afterwards."""
     async with Stage(tmp_path) as stage:

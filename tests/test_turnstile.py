@@ -374,12 +374,12 @@ async def test_a_probe_waits_for_a_slot(start: Start) -> None:
 
 @pytest.mark.parametrize(
     ("ceiling", "rate_per_s", "most"),
-    [(4, None, 8), (4, 1000.0, 8), (100, 40.0, 10), (100, 0.5, 1), (1, None, 2)],
+    [(4, None, 16), (4, 1000.0, 16), (100, 40.0, 10), (100, 0.5, 1), (1, None, 4)],
 )
 async def test_few_approach_at_a_time(
     start: Start, ceiling: int, rate_per_s: float | None, most: int
 ) -> None:
-    """No more intents are recorded ahead than two for each slot, or a quarter of a second's."""
+    """No more intents are recorded ahead than four for each slot, or a quarter of a second's."""
     turnstile = Turnstile(gate(ceiling=ceiling, rate_per_s=rate_per_s))
     tasks = [start(turnstile.approach()) for _ in range(3 * most + 5)]
     await settled()
@@ -393,7 +393,8 @@ async def test_few_approach_at_a_time(
 
 async def test_entering_ends_the_approach(start: Start) -> None:
     """Room is made for the next intent when a write gets through, is canceled, or is refused."""
-    turnstile = Turnstile(gate(ceiling=1))
+    # A quarter of a second at this rate is two.
+    turnstile = Turnstile(gate(ceiling=1, rate_per_s=8))
     await turnstile.approach()
     await turnstile.approach()
     await turnstile.enter(approached=True)
@@ -413,7 +414,8 @@ async def test_entering_ends_the_approach(start: Start) -> None:
 
 async def test_a_canceled_approach_makes_room(start: Start) -> None:
     """An aspirant that is canceled, waiting or just let through, does not use up the room."""
-    turnstile = Turnstile(gate(ceiling=1))
+    # A quarter of a second at this rate is two.
+    turnstile = Turnstile(gate(ceiling=1, rate_per_s=8))
     await turnstile.approach()
     await turnstile.approach()
     waiting, granted, last = (start(turnstile.approach()) for _ in range(3))

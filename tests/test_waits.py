@@ -180,6 +180,14 @@ async def _recover(stage: Stage, _: Opened) -> None:
     stage.sim.outage(None)
 
 
+def _turn_away(*sync_ids: str) -> Callable[[Stage], None]:
+    def trip(stage: Stage) -> None:
+        for sync_id in sync_ids:
+            stage.sim.script(sync_id, "PATCH", [Fault.HTTP_429])
+
+    return trip
+
+
 async def _approve(_: Stage, opened: Opened) -> None:
     order = Order(command="continue", reason="looks good")
     reply = await asyncio.to_thread(ask, opened.folder, order)
@@ -209,8 +217,16 @@ STORIES = (
     Story(
         "throttled",
         "429",
-        trip=lambda stage: stage.sim.script("s3", "PATCH", [Fault.HTTP_429]),
+        trip=_turn_away("s3", "s4"),
         until_known=True,
+    ),
+    Story(
+        "lane",
+        "user u1 is turned away by a limit of their own; 1 row waits",
+        settings=lambda _: {"concurrency": 1},
+        trip=_turn_away("s3"),
+        until_known=True,
+        holds_all=False,
     ),
     Story(
         "outage",
