@@ -120,7 +120,7 @@ class Live:
                 self._waits.end(reason)
         for lane in self._lanes():
             self._waits.begin(lane.reason, lane.detail, lane.until)
-        if not self._throttle.lanes.of:
+        if self._turnstile.lanes.are_idle:
             self._waits.end(LANE)
         self._waits.sweep()
 

@@ -91,7 +91,9 @@ class Waits:
             self._release(before=self._clock() - _ONE_WAIT_S)
 
     def close(self) -> None:
-        """Tell of every wait that is over: nothing begins any more."""
+        """End every wait and tell of it: nothing begins any more."""
+        for reason in list(self._active):
+            self.end(reason)
         self._release(before=float("inf"))
 
     def _release(self, *, before: float) -> None:

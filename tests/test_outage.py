@@ -22,6 +22,7 @@ from runner.secret import Secret
 from runner.throttle import THROTTLED, Throttle
 from runner.tokens import ReadyToken
 from runner.turnstile import Closing, Turnstile
+from tests.stage import in_fast_motion
 from tests.wire import CLOSE, SILENCE, Wire, says
 
 CHANGE = Change(1, 2, "sync-1", "ann", {"frequency": "1h"})
@@ -347,12 +348,14 @@ async def before(
     *script: bytes, closes: bool = False, tokens: Any = None, wall_s: float = 0.0
 ) -> AsyncIterator[Setup]:
     """Set a sender in front of a server with a script."""
-    clocks = Clocks(steady=time.monotonic, wall=lambda: wall_s, chance=lambda: 0.5)
+    steady = asyncio.get_running_loop().time
+    clocks = Clocks(steady=steady, wall=lambda: wall_s, chance=lambda: 0.5)
     async with Wire(*script, closes=closes).listening() as server, client(server.url) as api:
         yield Setup(api, server, tokens or ReadyToken(Secret("abc")), clocks)
 
 
 @pytest.mark.parametrize("status", [422, 429, 400, 404, 401, 409])
+@in_fast_motion(40)
 async def test_h11_the_breaker_ignores_what_only_a_living_server_says(status: int) -> None:
     """Half of forty answers are 4xx, 429 among them: the server counts as up, and well."""
     script = [says(status, "Retry-After: 0"), says(200)] * 20

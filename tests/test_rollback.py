@@ -19,7 +19,6 @@ from tests.commands import Stage as Commands
 from tests.commands import journal, table, until
 from tests.stage import BOTH, FREQUENCY, MIGRATE, NEW, OLD, OTHER, Stage
 
-KILLS = 25
 
 
 def credentials(stage: Stage) -> dict[str, str]:
@@ -237,13 +236,14 @@ def test_a_value_that_cannot_be_set_is_irreversible() -> None:
 
 
 @pytest.mark.timeout(240)
-def test_d12_a_run_killed_at_any_moment_is_rolled_back_whole(tmp_path: Path) -> None:
-    """Killed at 25 random moments and never resumed: every sync that it touched is restored."""
+@pytest.mark.parametrize("kills", [6, pytest.param(25, marks=pytest.mark.long)])
+def test_d12_a_run_killed_at_any_moment_is_rolled_back_whole(kills: int, tmp_path: Path) -> None:
+    """Killed at random moments and never resumed: every sync that it touched is restored."""
     chance = random.Random(12)
     with Commands(tmp_path, faults=Faults(latency_s=0.01)) as stage:
         path = stage.moves(100)
         before = stage.state()
-        for kill in range(KILLS):
+        for kill in range(kills):
             run_id = f"k{kill}"
             command = stage.start(
                 "run",

@@ -222,8 +222,7 @@ STORIES = (
     ),
     Story(
         "lane",
-        "user u1 is turned away by a limit of their own; 1 row waits",
-        settings=lambda _: {"concurrency": 1},
+        "user u2 is turned away by a limit of their own",
         trip=_turn_away("s3"),
         until_known=True,
         holds_all=False,

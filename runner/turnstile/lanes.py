@@ -40,6 +40,12 @@ class LaneQueues:
         """How many requests wait for their user's lane."""
         return sum(map(len, self._of.values()))
 
+    @property
+    def are_idle(self) -> bool:
+        """Whether no request waits for a lane, goes through one, or is expected to come."""
+        busy = any(lane.out for lane in self._throttle.lanes.of.values())
+        return not (busy or self._of or self._expected)
+
     def is_slow(self, user: str, now: float) -> bool:
         """Tell whether a request of *user* would have to wait in a lane behind another one."""
         if not self._throttle.slowed(user):
