@@ -120,6 +120,8 @@ def limits_of(settings: Settings) -> dict[str, Any]:
         "timeout_s": settings.timeout_s,
         "max_outage_s": settings.max_outage_s,
         "max_failures": settings.max_failures,
+        "strict": settings.strict,
+        "max_resyncs": settings.resync_budget,
     }
 
 

@@ -77,13 +77,12 @@ class Follower:
         sink: Ends,
         stop: Callable[[SyncshiftError], None],
         clocks: Clocks,
-        looks_at_once: int,
         confirm_timeout_s: float,
         resync_timeout_s: float,
         budget: Budget | None = None,
         most_asleep: int = MOST_ASLEEP,
     ) -> None:
-        """*stop* ends the run when the disk fails; *looks_at_once* are made at most.
+        """*stop* ends the run when the disk fails.
 
         The tickets of *budget* are given back when their re-syncs have ended. A row that was
         given up, though it may have landed, is looked after until that is clear or other
@@ -97,7 +96,6 @@ class Follower:
         self._sink = sink
         self._stop = stop
         self._clocks = clocks
-        self._looks_at_once = looks_at_once
         self._most_asleep = most_asleep
         self._budget = budget
         self._prover = Prover(
@@ -208,16 +206,17 @@ class Follower:
     def _is_done(self) -> bool:
         return self._finished and len(self._asleep) + self._looking == len(self._doubtful)
 
+    def _has_room(self) -> bool:
+        return self._looking < self._turnstile.throttle.ceiling
+
     def _is_due(self) -> bool:
         return (
-            self._looking < self._looks_at_once
-            and bool(self._asleep)
-            and self._asleep[0][0] <= self._clocks.steady()
+            self._has_room() and bool(self._asleep) and self._asleep[0][0] <= self._clocks.steady()
         )
 
     async def _until_news(self) -> None:
         """Return when a row may be due, a look has ended, or the run ends."""
-        sleeps = self._asleep and self._looking < self._looks_at_once
+        sleeps = self._asleep and self._has_room()
         due_in_s = max(0.0, self._asleep[0][0] - self._clocks.steady()) if sleeps else None
         with anyio.move_on_after(due_in_s):
             await self._news.wait()

@@ -258,7 +258,6 @@ def _follower(
         sink=sink,
         stop=engine.stop,
         clocks=clocks,
-        looks_at_once=settings.concurrency,
         confirm_timeout_s=settings.confirm_timeout_s,
         resync_timeout_s=settings.resync_timeout_s,
         budget=budget,

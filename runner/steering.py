@@ -121,7 +121,9 @@ class Steering:
         for name, value in values.items():
             self._levers[name](value)
         self._settings = msgspec.structs.replace(self._settings, **values)
-        said = ", ".join(f"{name.replace('_', '-')} {value}" for name, value in values.items())
+        said = ", ".join(
+            f"{name.replace('_', '-')} {_short(value)}" for name, value in values.items()
+        )
         try:
             self._folder.amend(settings=self._settings)
         except DiskFault as fault:
@@ -251,6 +253,10 @@ def _levers(
     if budget is not None:
         levers["max_resyncs"] = lambda most: budget.set_limit(None if most == "none" else most)
     return levers
+
+
+def _short(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _by(order: Order, who: str) -> str:

@@ -86,7 +86,7 @@ def test_a_day_with_a_run(stage: Stage) -> None:
     assert wait["since"] > status(stage)["started"]
     assert "waiting  pause: ordered by" in shown.out
     assert quiet == asked
-    assert changed.out == "x set: max-failures 5, rate 900.0, concurrency 4\n"
+    assert changed.out == "x set: max-failures 5, rate 900, concurrency 4\n"
     assert (limits["rate"], limits["concurrency"], limits["max_failures"]) == (900.0, 4, "5")
     assert went_on.json()["said"] == "the pause is over"
     assert after == []

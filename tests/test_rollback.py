@@ -20,7 +20,6 @@ from tests.commands import journal, table, until
 from tests.stage import BOTH, FREQUENCY, MIGRATE, NEW, OLD, OTHER, Stage
 
 
-
 def credentials(stage: Stage) -> dict[str, str]:
     """Return the credential of each sync."""
     return {sync_id: sync.credential_id for sync_id, sync in stage.sim.snapshot().items()}

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from runner.journal import scan
 from runner.record import UNDO
-from runner.simulator import Fault, Faults
-from tests.stage import NEW, OLD, OTHER, Stage, in_fast_motion
+from runner.simulator import Fault
+from tests.stage import NEW, OLD, OTHER, Stage
 
 
 async def test_i11_no_two_rows_of_one_sync_are_ever_in_flight(tmp_path: Path) -> None:
