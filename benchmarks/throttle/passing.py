@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import math
 import random
+from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Callable
 
@@ -15,6 +16,7 @@ from runner.throttle import Lane, Throttle
 
 _JITTER = 0.25
 _CEILING = 512
+_PARKED = 100_000
 
 Users = Callable[[random.Random], str]
 """Says whose request is next."""
@@ -37,7 +39,7 @@ class Seen(msgspec.Struct):
     turned_away: list[float] = []
     """When requests left that were."""
     took_s: list[float] = []
-    """How long the accepted ones took, in the same order."""
+    """How long the accepted ones took, as they were answered."""
     by_user: Counter[str] = msgspec.field(default_factory=Counter)
     """Accepted requests of each user."""
     inside_a_hold: int = 0
@@ -45,10 +47,11 @@ class Seen(msgspec.Struct):
 
     def between(self, begins_s: float, ends_s: float) -> tuple[int, int]:
         """Return how many were accepted and turned away in a stretch of time."""
-        return (
-            sum(begins_s <= moment < ends_s for moment in self.accepted),
-            sum(begins_s <= moment < ends_s for moment in self.turned_away),
+        accepted, turned_away = (
+            bisect_left(moments, ends_s) - bisect_left(moments, begins_s)
+            for moments in (self.accepted, self.turned_away)
         )
+        return accepted, turned_away
 
 
 class Pass:
@@ -84,6 +87,9 @@ class Pass:
             if now >= until_s:
                 break
             act(now, *about)
+        # Answers overtake each other.
+        self.seen.accepted.sort()
+        self.seen.turned_away.sort()
         return self.seen
 
     def _at(self, when: float, act: Callable[..., None], *about: object) -> None:
@@ -123,6 +129,8 @@ class Pass:
             if user is None:
                 user = self._again.popleft() if self._again else self._users(self._rng)
             if throttle.slowed(user):
+                if in_lanes.total() >= _PARKED:
+                    return math.inf
                 in_lanes[user] += 1
                 self._next = None
                 continue

@@ -341,14 +341,15 @@ class Ceiling:
 
         Then the rate is not to blame: it is put back to where that began, and more is tolerated.
         """
-        answers, self._cut_after = self._answers - self._cut_after, self._answers
-        before, self._share = self._share, len(self._recent) / max(answers, 1)
-        if not self._share >= _NO_BETTER * before > 0:
-            self._blamed_per_s = self.limit_per_s
+        share = len(self._recent) / max(self._answers - self._cut_after, 1)
+        self._cut_after = self._answers
+        if not share >= _NO_BETTER * self._share > 0:
+            self._blamed_per_s, self._share = self.limit_per_s, share
             return False
-        self._tolerated = min(2 * self._tolerated, _MOST_TOLERATED)
         if limit_per_s > _IN_VAIN * self._blamed_per_s:
             return False
+        self._tolerated = min(2 * self._tolerated, _MOST_TOLERATED)
+        self._share = 0.0
         self._recent.clear()
         self.limit_per_s = self._blamed_per_s
         self._set(_BELOW * self.limit_per_s)

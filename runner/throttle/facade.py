@@ -262,6 +262,9 @@ class Throttle:
             alone = not everybody and not lanes.is_everybody(user)
             if lane is None and alone and (lanes.mostly(user) or (wait_s and not others)):
                 proved = lanes.mostly(user)
+                if not proved and not self._gate.is_shut:
+                    # Until it is proved to be this user's limit it may as well be everybody's.
+                    self._teach(now, sent_at=sent_at, in_flight=in_flight, detail=detail)
                 lane = lanes.open(user, now=now, answer=self._answers, wait_s=wait_s, proved=proved)
                 return Charge(lane=lane)
             if lane is None or not alone or others:
@@ -305,8 +308,8 @@ class Throttle:
         self, now: float, sent_at: float, in_flight: int, wait_s: float | None, detail: str
     ) -> Charge:
         gate = self._gate
-        if not gate.is_shut:
-            # While it is, nothing is learned from what is turned away: somebody had to ask.
+        if not gate.is_shut or (self._rate.mode is Mode.START and sent_at < gate.shut_at):
+            # Whoever asks while it is shut has to, and teaches nothing.
             self._teach(now, sent_at=sent_at, in_flight=in_flight, detail=detail)
         if wait_s:
             until = max(now + wait_s, self.lanes.merge(answer=self._answers))

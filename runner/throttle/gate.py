@@ -26,7 +26,7 @@ class Gate:
         self._probe_is_out = False
         """That one request is under way."""
         self._growth = 0
-        self._shut_at = self._shut_for_sure_until = 0.0
+        self.shut_at = self._shut_for_sure_until = 0.0
         self._opened_at: float | None = None
         self._accepted_before = 0
 
@@ -56,7 +56,7 @@ class Gate:
             self._growth += 1
         if not self.is_shut:
             self.is_shut = True
-            self._shut_at = now
+            self.shut_at = now
             self.until = now
         self.until = max(self.until, now + wait_s)
         self._probe_is_out = False
@@ -66,10 +66,10 @@ class Gate:
 
         *accepted* counts the requests that were accepted since sending began.
         """
-        began = self._shut_at if self._opened_at is None else self._opened_at
+        began = self.shut_at if self._opened_at is None else self._opened_at
         closure = Closure(
-            sending_s=self._shut_at - began,
-            closed_s=now - self._shut_at,
+            sending_s=self.shut_at - began,
+            closed_s=now - self.shut_at,
             unsure_s=max(0.0, now - self._shut_for_sure_until),
             accepted=accepted - self._accepted_before,
         )
