@@ -23,7 +23,7 @@ from runner.throttle.quotas import Closure, Quotas
 
 LOWEST_PER_S = 1 / 60
 HIGHEST_PER_S = 100_000.0
-START_PER_S = 100.0
+START_PER_S = 60.0
 
 # Start.
 _QUICK_EPOCH_S = 0.04
@@ -75,11 +75,13 @@ _TOLERATED = 3
 _MOST_TOLERATED = 96
 _PER_ANSWERS = 600
 _NO_BETTER = 0.5
+_TELLING_ANSWERS = 100
 _IN_VAIN = 0.85
 _START_OVER = ((3, 8), (10, 100))
 """So many turned away of so many answers end the start."""
 _IN_A_ROW = 3
 _SOON_ANSWERS = 30
+_SOON_AT_START = 12
 _AT_ONCE = 0.9
 _MEASURED_S = 1.0
 _CUT_MEASURED_S = 2.0
@@ -291,7 +293,8 @@ class Ceiling:
     @property
     def _is_sure(self) -> bool:
         """Whether nobody was turned away just now."""
-        return self._answers - self._suspect > _SOON_ANSWERS
+        soon = _SOON_AT_START if self.mode is Mode.START else _SOON_ANSWERS
+        return self._answers - self._suspect > soon
 
     def _was_used(self, now: float) -> bool:
         span_s = now - self._since
@@ -341,9 +344,9 @@ class Ceiling:
 
         Then the rate is not to blame: it is put back to where that began, and more is tolerated.
         """
-        share = len(self._recent) / max(self._answers - self._cut_after, 1)
-        self._cut_after = self._answers
-        if not share >= _NO_BETTER * self._share > 0:
+        answers, self._cut_after = self._answers - self._cut_after, self._answers
+        share = len(self._recent) / max(answers, 1)
+        if answers < _TELLING_ANSWERS or not share >= _NO_BETTER * self._share > 0:
             self._blamed_per_s, self._share = self.limit_per_s, share
             return False
         if limit_per_s > _IN_VAIN * self._blamed_per_s:

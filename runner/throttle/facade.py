@@ -16,7 +16,7 @@ from runner.throttle.lanes import Lane, LaneEnded, LaneOpened, Lanes
 from runner.throttle.pacer import Pacer
 from runner.throttle.told import Told
 
-_HEAD_START = 6
+_HEAD_START = 4
 """So many requests may leave before the pace counts; a browser does no less."""
 _HEAD_START_S = 1.0
 _START_SHARE = 0.5
