@@ -78,7 +78,7 @@ async def test_t7_nothing_starts_inside_a_hold(
     faults = Faults(retry_after=form, retry_after_s=4)
     async with Stage(tmp_path, faults=faults) as stage:
         records = stage.seed(300, users=10)
-        turned_away = records[120:122] if fault is Fault.HTTP_429 else records[120:121]
+        turned_away = records[120:124] if fault is Fault.HTTP_429 else records[120:121]
         assert len({record.user for record in turned_away}) == len(turned_away)
         for record in turned_away:
             stage.sim.script(record.id, method, [fault])
@@ -87,9 +87,10 @@ async def test_t7_nothing_starts_inside_a_hold(
         told = max(e.at_monotonic_s for e in stage.audit if e.fault == fault.value)
         assert starts_within(stage, told + _LANDING_S * 10, told + 4) == []
         assert run.counts == {"updated": 300}
-        held = run.held("throttled")[-1]
-        assert held["detail"].startswith(("429", "503"))
-        assert 3 <= run.summary.waits["throttled"] <= 6
+        holds = run.held("throttled")
+        assert all(held["detail"].startswith(("429", "503")) for held in holds)
+        # One that waited for its turn meanwhile is told of its wait when that is over.
+        assert 3 <= run.summary.waits["throttled"] <= 6 * len(holds)
         assert stage.patches.total() == 300 + len(turned_away) * (method == "PATCH")
 
 

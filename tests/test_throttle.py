@@ -90,7 +90,7 @@ def test_the_interval_is_told() -> None:
     unknown = Throttle(ceiling=8, chance=lambda: 0.5)
 
     assert throttle(rate_per_s=4).interval_s == 0.25
-    assert unknown.interval_s == 0.01
+    assert unknown.interval_s == 1 / 60
 
 
 def test_without_a_rate_only_the_ceiling_counts() -> None:

@@ -35,7 +35,7 @@ _SURE_AFTER_S = 2.0
 """What was found sooner was measured over less than the second that a burst lasts."""
 _SURE_AFTER_SENDS = 10
 _LEAST_PER_S = 1.0
-_MOST_STARTS = 6
+_MOST_STARTS = 3
 _TELLING_S = 5.0
 _TELLING_CYCLE_S = 10.0
 
@@ -188,6 +188,12 @@ class Ceiling:
             self._good += 1
         if now >= self._look_at:
             self._look(now)
+
+    def passed(self, now: float) -> None:
+        """Take in an answer that came past all limits, though it is no good one."""
+        self._answers += 1
+        self._in_a_row = 0
+        self._meter.note(now)
 
     def turned_away(self, now: float, *, sent_at: float) -> bool:
         """Take in an answer that turns the request away; tell whether the rate was cut."""

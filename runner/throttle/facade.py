@@ -16,8 +16,8 @@ from runner.throttle.lanes import Lane, LaneEnded, LaneOpened, Lanes
 from runner.throttle.pacer import Pacer
 from runner.throttle.told import Told
 
-_HEAD_START = 4
-"""So many requests may leave before the pace counts; a browser does no less."""
+_HEAD_START = 3
+"""So many requests may leave before the pace counts; a browser does more."""
 _HEAD_START_S = 1.0
 _START_SHARE = 0.5
 _CLEARLY = 0.8
@@ -274,8 +274,8 @@ class Throttle:
 
     def failed(self, now: float, *, sent_at: float) -> None:
         """Take in an answer that says nothing about limits, because the server broke."""
-        if self._gate.is_shut and sent_at >= self._gate.until:
-            self._shut(now, None, _LOST_PROBE)
+        self._rate.passed(now)
+        self._ask_again(now, sent_at)
 
     def lost(self, now: float, *, sent_at: float) -> None:
         """Take in a request without an answer: fewer may be in flight until a later one has one.
@@ -283,7 +283,7 @@ class Throttle:
         Otherwise a server that goes away would be sent all that waits before anybody could know.
         """
         self._careful.lost(now)
-        self.failed(now, sent_at=sent_at)
+        self._ask_again(now, sent_at)
 
     # Holds.
 
@@ -303,6 +303,10 @@ class Throttle:
     def holds(self, now: float) -> tuple[Hold, ...]:
         """Return every reason for which nobody moves at *now*."""
         return self._holds.active(now)
+
+    def _ask_again(self, now: float, sent_at: float) -> None:
+        if self._gate.is_shut and sent_at >= self._gate.until:
+            self._shut(now, None, _LOST_PROBE)
 
     def _charge_all(
         self, now: float, sent_at: float, in_flight: int, wait_s: float | None, detail: str
