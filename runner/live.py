@@ -126,7 +126,7 @@ class Live:
 
     def _lanes(self) -> list[Reason]:
         rows = self._turnstile.lanes.waiting
-        if not rows:
+        if not (rows and self._throttle.lanes.of):
             return []
         why, until = self._turnstile.lanes.why(rows, self._turnstile.clock())
         since = min(lane.opened_at for lane in self._throttle.lanes.of.values())

@@ -7,9 +7,10 @@ that user's limit (`lanes`); whatever is learned or told never lets more through
 ceilings that were given.
 """
 
-from runner.throttle.facade import Charge, Learned, Narrowed, Throttle
+from runner.throttle.facade import Throttle
 from runner.throttle.holds import OUTAGE, THROTTLED, Hold
 from runner.throttle.lanes import LANE, Lane, LaneEnded, LaneOpened
+from runner.throttle.values import Charge, Learned, Narrowed
 
 __all__ = [
     "LANE",

@@ -14,22 +14,22 @@ have bad moments.
 
 from __future__ import annotations
 
-import enum
 import math
-from collections import deque
 
+from runner.throttle.evidence import Evidence
+from runner.throttle.keeping import Keeping
 from runner.throttle.meter import Meter
-from runner.throttle.quotas import Closure, Quotas
+from runner.throttle.quotas import Closure, Quotas, Series
+from runner.throttle.values import Mode
 
 LOWEST_PER_S = 1 / 60
 HIGHEST_PER_S = 100_000.0
 START_PER_S = 60.0
 
 # Start.
-_QUICK_EPOCH_S = 0.04
+_QUICK_EPOCH_S, _EPOCH_S = 0.04, 1.0
 _QUICK_ANSWERS = 8
 _QUICK_IN_FLIGHT = 16
-_EPOCH_S = 1.0
 _EPOCH_SENDS = 5
 _SURE_AFTER_S = 2.0
 """What was found sooner was measured over less than the second that a burst lasts."""
@@ -45,18 +45,9 @@ _CLOSE_BELOW = 0.995
 _APPROACH_S = 5.0
 _APPROACH_SENDS = 150
 _LOOK_S = 0.25
-_KEEP_FIRST_S = 4.0
-_KEEP_S = 10.0
-_KEEP_SENDS = 600
-_LONGEST_KEEP_S = 30.0
-_NEAR_S = 0.1
-"""Where answers take longer than this, what is too much is seen late, and looked for less often."""
-_FAR_S = 0.5
-_LONGEST_KEEP_PER_S_OF_DELAY = 250.0
 _CYCLES = 12
 _WORTH = 20
 """A rate is kept at least so many times as long as its last probe has cost."""
-_LONGEST_OF_ALL_S = 600.0
 
 # Probe.
 _STEP_S = 2.0
@@ -71,34 +62,15 @@ _USED = 0.85
 """A rate of which less was used says nothing about the server, and is not raised."""
 
 # Cuts.
-_TOLERATED = 3
-_MOST_TOLERATED = 96
-_PER_ANSWERS = 600
-_NO_BETTER = 0.5
-_TELLING_ANSWERS = 100
-_IN_VAIN = 0.85
-_START_OVER = ((3, 8), (10, 100))
-"""So many turned away of so many answers end the start."""
-_IN_A_ROW = 3
-_SOON_ANSWERS = 30
-_SOON_AT_START = 12
 _AT_ONCE = 0.9
 _MEASURED_S = 1.0
+_LONGEST_MEASURED_S = 10.0
 _CUT_MEASURED_S = 2.0
 _CUT_MEASURED_SENDS = 20
 _BEFORE_S = 20.0
 _CLEARLY_ABOVE = 1.2
 _BELOW_COSTLY = 0.95
-_SAME = 0.05
 _NEARLY_SAME = 0.03
-
-
-class Mode(enum.Enum):
-    """What the ceiling is at."""
-
-    START = enum.auto()
-    KEEP = enum.auto()
-    PROBE = enum.auto()
 
 
 class Ceiling:
@@ -110,15 +82,13 @@ class Ceiling:
         self.mode = Mode.START
         self.limit_per_s = math.inf
         """The ceiling, once one was found."""
-        self.cuts = 0
-        """How often the rate was cut."""
         self.rtt_s = 0.0
         """Smoothed time to an answer."""
         self.accepted = 0
         """Answers, so far, that did not turn the request away."""
         self._meter = Meter()
-        self._quotas = Quotas()
-        self._answers = 0
+        self._quotas, self._series = Quotas(), Series()
+        self._evidence = Evidence()
         self._began_at: float | None = None
         self._starts = 0
         self._may_be_quick = self._is_quick = True
@@ -127,19 +97,11 @@ class Ceiling:
         """The last rate that was used for a whole step without harm."""
         self._kept_per_s = 0.0
         """The last ceiling that was kept until it was time to probe again."""
-        self._keep_s = _KEEP_S
-        self._keep_until = math.inf
+        self._keeping = Keeping()
         self._step = _STEP
         self._start_ended_at = self._cut_at = -math.inf
         self._was_cut = False
         """Since the server turned everybody away for the last time."""
-        self._recent: deque[int] = deque(maxlen=_MOST_TOLERATED + 1)
-        self._tolerated = _TOLERATED
-        self._blamed_per_s = 0.0
-        self._cut_after, self._share = 0, 0.0
-        """After how many answers too many isolated ones were there, and their share."""
-        self._in_a_row = 0
-        self._suspect = -_PER_ANSWERS
         self._probed = False
         """Whether the first of those turned away was sent at more than the known ceiling."""
         # The epoch, or step, that is under way.
@@ -154,12 +116,12 @@ class Ceiling:
     @property
     def doubted(self) -> bool:
         """Whether the last answer was one that turned a request away."""
-        return self._in_a_row > 0
+        return self._evidence.in_a_row > 0
 
     @property
     def shuts(self) -> bool:
         """Whether so many in a row were turned away that asking on makes no sense."""
-        return self._in_a_row >= _IN_A_ROW
+        return self._evidence.is_row
 
     def seconds(self, now: float) -> float:
         """Return for how long requests have been sent."""
@@ -180,10 +142,8 @@ class Ceiling:
         """Take in an answer that does not turn the request away."""
         rtt_s = now - sent_at
         self.rtt_s += (rtt_s - self.rtt_s) / 8 if self.accepted else rtt_s
-        self._answers += 1
         self.accepted += 1
-        self._in_a_row = 0
-        self._meter.note(now)
+        self.passed(now)
         if sent_at >= self._since:
             self._good += 1
         if now >= self._look_at:
@@ -191,59 +151,57 @@ class Ceiling:
 
     def passed(self, now: float) -> None:
         """Take in an answer that came past all limits, though it is no good one."""
-        self._answers += 1
-        self._in_a_row = 0
+        self._evidence.passed()
         self._meter.note(now)
 
     def turned_away(self, now: float, *, sent_at: float) -> bool:
         """Take in an answer that turns the request away; tell whether the rate was cut."""
-        self._answers += 1
+        evidence = self._evidence
         if sent_at < self._cut_at:
+            evidence.ignore()
             return False
-        self._in_a_row += 1
-        self._recent.append(self._answers)
+        evidence.turned_away()
         if self.mode is Mode.START:
-            self._suspect = self._answers
+            evidence.suspect()
             self._probed = False
-            if self._is_start_over():
+            if evidence.ends_start:
                 self._end_start(now)
                 return True
             return False
         above = self.rate_per_s > self.limit_per_s
-        if self._in_a_row == 1:
+        if evidence.in_a_row == 1:
             self._probed = above
-        recent = self._recent
-        while recent[0] <= self._answers - _PER_ANSWERS:
-            recent.popleft()
-        few = len(recent) <= self._tolerated
-        if few and self._in_a_row < _IN_A_ROW:
-            # Above the ceiling a second one soon after tells that it was no accident.
-            before, self._suspect = self._suspect, self._answers
-            if not above or self._answers - before > _SOON_ANSWERS:
-                return False
+        few = evidence.is_few
+        # Above the ceiling a second one soon after tells that it was no accident.
+        if few and not evidence.is_row and not (evidence.suspect() and above):
+            return False
         if above and few:
             self._cut(now, self._last_good(now))
             return True
         limit = self._lower(now)
-        if not few and not above and self._in_a_row < _IN_A_ROW and self._is_in_vain(limit):
-            return False
+        if not (few or above or evidence.is_row):
+            blamed = evidence.is_in_vain(limit, now_per_s=self.limit_per_s)
+            if blamed is not None:
+                self.limit_per_s = blamed
+                self._set(_BELOW * blamed)
+                return False
         self._cut(now, limit)
         return True
-
-    def _is_start_over(self) -> bool:
-        """Tell whether so many were turned away lately that the rate is to blame."""
-        recent, answers = self._recent, self._answers
-        return self._in_a_row >= _IN_A_ROW or any(
-            len(recent) >= count and recent[-count] > answers - of for count, of in _START_OVER
-        )
 
     def pause(self) -> None:
         """Take in that everybody is turned away: until it is over, nothing is learned."""
         self._look_at = math.inf
 
-    def reopened(self, now: float, closure: Closure) -> None:
-        """Take in that the server takes requests again after having turned everybody away."""
-        self._in_a_row = 0
+    def reopened(self, now: float, closure: Closure, *, by_limit: bool) -> None:
+        """Take in that the server takes requests again after having turned everybody away.
+
+        *by_limit*: it spoke of a limit, not of itself.
+        """
+        self._evidence.in_a_row = 0
+        average = self._series.average_per_s(closure) if by_limit else None
+        if average is not None and average < self.rate_per_s:
+            self._cut(now, average)
+            return
         if closure.is_brief:
             if closure.cycle_s >= _TELLING_CYCLE_S:
                 # What was taken over a whole cycle can be taken again.
@@ -253,7 +211,7 @@ class Ceiling:
         average = closure.average_per_s
         if self._quotas.recognise(closure, probed=self._probed):
             self._cut(now, average)
-            self._keep_for(now, _CYCLES * closure.cycle_s)
+            self._keeping.extend(now, _CYCLES * closure.cycle_s)
         elif not self._was_cut:
             # So few were turned away, at a rate that was kept to before, that it proves nothing.
             self._begin(now)
@@ -266,7 +224,7 @@ class Ceiling:
             limit = max(average, _BELOW_COSTLY * before)
             self._cut(now, limit)
             if abs(limit - self._kept_per_s) <= _NEARLY_SAME * limit:
-                self._keep_for(now, _WORTH * closure.closed_s)
+                self._keeping.extend(now, _WORTH * closure.closed_s)
         self._was_cut = False
 
     def _begin(self, now: float) -> None:
@@ -284,23 +242,18 @@ class Ceiling:
             self._look_at = now + max(_STEP_S, 4 * rtt_s, _STEP_SENDS / rate)
 
     def _look(self, now: float) -> None:
+        is_calm = self._evidence.is_calm(starting=self.mode is Mode.START)
         if self.mode is Mode.START:
             if self._is_quick and self._good < _QUICK_ANSWERS:
                 return
             self._best_per_s = max(self._best_per_s, self._meter.per_s(now, _MEASURED_S))
-            if self._is_sure and self._was_used(now):
+            if is_calm and self._was_used(now):
                 self._set(2 * self.rate_per_s)
         elif self.mode is Mode.KEEP:
             self._approach(now)
-        elif self._is_sure and self._was_used(now):
+        elif is_calm and self._was_used(now):
             self._climb()
         self._begin(now)
-
-    @property
-    def _is_sure(self) -> bool:
-        """Whether nobody was turned away just now."""
-        soon = _SOON_AT_START if self.mode is Mode.START else _SOON_ANSWERS
-        return self._answers - self._suspect > soon
 
     def _was_used(self, now: float) -> bool:
         span_s = now - self._since
@@ -310,10 +263,9 @@ class Ceiling:
         limit = self.limit_per_s
         share = min(1.0, (now - self._cut_at) / max(_APPROACH_S, _APPROACH_SENDS / limit))
         self._set(limit * (_BELOW + (_CLOSE_BELOW - _BELOW) * share))
-        if now >= self._keep_until:
+        if self._keeping.is_over(now):
             self.mode = Mode.PROBE
-            if len(self._recent) <= _TOLERATED:
-                self._tolerated = _TOLERATED
+            self._evidence.kept()
             # What was found at the start may be far off.
             self._step = _STEP if self._kept_per_s else _FIRST_STEP
             self._kept_per_s = limit
@@ -330,7 +282,9 @@ class Ceiling:
         rate, began = self.rate_per_s, now - self.seconds(now)
         sure_after_s = max(_SURE_AFTER_S, _SURE_AFTER_SENDS / rate)
         early = now - max(began, self._cut_at) < sure_after_s
-        span_s = max(_MEASURED_S, 2 * self.rtt_s, min(_SURE_AFTER_SENDS / rate, _KEEP_S))
+        span_s = max(
+            _MEASURED_S, 2 * self.rtt_s, min(_SURE_AFTER_SENDS / rate, _LONGEST_MEASURED_S)
+        )
         self._survived_per_s = 0.0
         self._may_be_quick = False
         self._start_ended_at = now
@@ -344,25 +298,6 @@ class Ceiling:
         self._may_be_quick = False
         self.mode = Mode.START
         self._begin(now)
-
-    def _is_in_vain(self, limit_per_s: float) -> bool:
-        """Tell whether to send less has not made a smaller share be turned away.
-
-        Then the rate is not to blame: it is put back to where that began, and more is tolerated.
-        """
-        answers, self._cut_after = self._answers - self._cut_after, self._answers
-        share = len(self._recent) / max(answers, 1)
-        if answers < _TELLING_ANSWERS or not share >= _NO_BETTER * self._share > 0:
-            self._blamed_per_s, self._share = self.limit_per_s, share
-            return False
-        if limit_per_s > _IN_VAIN * self._blamed_per_s:
-            return False
-        self._tolerated = min(2 * self._tolerated, _MOST_TOLERATED)
-        self._share = 0.0
-        self._recent.clear()
-        self.limit_per_s = self._blamed_per_s
-        self._set(_BELOW * self.limit_per_s)
-        return True
 
     def _last_good(self, now: float) -> float:
         """Return the ceiling to go back to from above it."""
@@ -381,24 +316,15 @@ class Ceiling:
 
     def _cut(self, now: float, limit_per_s: float) -> None:
         old, limit = self.limit_per_s, min(max(limit_per_s, LOWEST_PER_S), HIGHEST_PER_S)
-        delay_s = min(max(self.rtt_s, _NEAR_S), _FAR_S) - _NEAR_S
-        longest_s = _LONGEST_KEEP_S + _LONGEST_KEEP_PER_S_OF_DELAY * delay_s
-        same = abs(limit - old) <= _SAME * limit
-        self._keep_s = min(2 * self._keep_s, longest_s) if same else _KEEP_S
         self.limit_per_s = limit
         self.mode = Mode.KEEP
-        self.cuts += 1
         self._was_cut = True
         self._cut_at = now
-        self._recent.clear()
+        self._evidence.cut()
         self._set(_BELOW * limit)
-        self._keep_until = now + _KEEP_FIRST_S
-        if now - self._start_ended_at > _SURE_AFTER_S:
-            self._keep_for(now, max(self._keep_s, _KEEP_SENDS / limit))
+        early = now - self._start_ended_at <= _SURE_AFTER_S
+        self._keeping.begin(now, was=old, limit=limit, rtt_s=self.rtt_s, early=early)
         self._begin(now)
-
-    def _keep_for(self, now: float, seconds: float) -> None:
-        self._keep_until = max(self._keep_until, now + min(seconds, _LONGEST_OF_ALL_S))
 
     def _set(self, rate_per_s: float) -> None:
         self.rate_per_s = min(max(rate_per_s, LOWEST_PER_S), HIGHEST_PER_S)

@@ -5,16 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-import msgspec
-
 from runner.throttle.careful import Careful
-from runner.throttle.ceiling import LOWEST_PER_S, START_PER_S, Ceiling, Mode
+from runner.throttle.ceiling import LOWEST_PER_S, START_PER_S, Ceiling
 from runner.throttle.gate import Gate
 from runner.throttle.holds import OUTAGE, THROTTLED, Hold, Holds
 from runner.throttle.inflight import FIRST, InFlight
 from runner.throttle.lanes import Lane, LaneEnded, LaneOpened, Lanes
 from runner.throttle.pacer import Pacer
 from runner.throttle.told import Told
+from runner.throttle.values import Charge, Learned, Mode, Narrowed
 
 _HEAD_START = 3
 """So many requests may leave before the pace counts; a browser does more."""
@@ -23,40 +22,6 @@ _START_SHARE = 0.5
 _CLEARLY = 0.8
 """To this share of what it was a rate, or a limit, has to fall to be news."""
 _LOST_PROBE = "the request that was to see whether it is over got no answer"
-
-
-class Learned(msgspec.Struct, frozen=True):
-    """What a run has learned of a server: where the next one begins, never a permission."""
-
-    rate_per_s: float
-    """Requests a second that the server is known to take."""
-    in_flight: int
-    """Requests in flight at which it was about as fast as with few."""
-    is_limit: bool = True
-    """Whether it took no more; else nobody has tried."""
-
-
-class Narrowed(msgspec.Struct, frozen=True):
-    """The throttle has become slower."""
-
-    rate_per_s: float
-    in_flight: int
-    why: str
-
-
-class Charge(msgspec.Struct, frozen=True):
-    """Who waits because a request was turned away."""
-
-    everybody: bool = False
-    hold: Hold | None = None
-    """Everybody, and that is news."""
-    lane: Lane | None = None
-    """The requests of one user."""
-
-    @property
-    def row_alone(self) -> bool:
-        """Whether it is tolerated: the row that met it tries again later, nobody else waits."""
-        return not self.everybody and self.lane is None
 
 
 _TOLERATED = Charge()
@@ -99,6 +64,8 @@ class Throttle:
         self._holds = Holds()
         self._careful = Careful()
         self._told = Told()
+        self._is_limit = True
+        """Whether the gate was shut by an answer about a limit, not about the server itself."""
         self._pacer = Pacer(rate)
         self._answers = 0
         self._limit = 1
@@ -228,7 +195,8 @@ class Throttle:
         changed = self._room.accept(now, elapsed_s=now - sent_at, in_flight=in_flight)
         gate = self._gate
         if gate.is_shut and sent_at >= gate.until:
-            rate.reopened(now, gate.open(now, accepted=rate.accepted))
+            closure = gate.open(now, accepted=rate.accepted)
+            rate.reopened(now, closure, by_limit=self._is_limit)
         if self.lanes.of:
             self.lanes.answered(now, sent_at=sent_at, user=user, answer=self._answers)
         if policy is not None or remaining is not None:
@@ -268,6 +236,7 @@ class Throttle:
                 lane = lanes.open(user, now=now, answer=self._answers, wait_s=wait_s, proved=proved)
                 return Charge(lane=lane)
             if lane is None or not alone or others:
+                self._is_limit = not everybody
                 return self._charge_all(now, sent_at, in_flight, wait_s, detail)
         lanes.throttled(lane, now=now, sent_at=sent_at, wait_s=wait_s)
         return Charge(lane=lane)

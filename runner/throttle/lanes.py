@@ -85,7 +85,7 @@ class Lanes:
     """The lanes of all users who have one, and the evidence for new ones."""
 
     def __init__(self, tell: Callable[[LaneOpened | LaneEnded], None], *, many_users: bool) -> None:
-        """*tell* takes what comes of lanes. *many_users*: there are others, even if none is seen."""
+        """*tell* takes what comes of lanes. *many_users*: there are others, though none is seen."""
         self._many_users = many_users
         self.of: dict[str, Lane] = {}
         self._tell = tell

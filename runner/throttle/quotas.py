@@ -8,6 +8,8 @@ _SAME = 0.003
 _FEW = 2.0
 _SMALL = 0.05
 _OTHER_PACE = 0.15
+_APART_S = 5.0
+_SEVERAL = 4
 
 
 class Closure(msgspec.Struct, frozen=True):
@@ -59,6 +61,26 @@ class Quotas:
             return True
         self._count, self._pace = (0 if probed else count), pace
         return False
+
+
+class Series:
+    """Closures that follow one another: what is sent in between is too much, if ever so briefly."""
+
+    def __init__(self) -> None:
+        self._count, self._accepted, self._seconds = 0, 0, 0.0
+
+    def average_per_s(self, closure: Closure) -> float | None:
+        """Return what was accepted over several cycles, once there were several in a row."""
+        if closure.sending_s >= _APART_S:
+            self._count, self._accepted, self._seconds = 0, 0, 0.0
+        self._count += 1
+        self._accepted += closure.accepted
+        self._seconds += closure.cycle_s
+        if self._count < _SEVERAL:
+            return None
+        average = max(self._accepted, 1) / self._seconds
+        self._count, self._accepted, self._seconds = 0, 0, 0.0
+        return average
 
 
 def _alike(count: int, other: int) -> bool:
