@@ -19,6 +19,7 @@ class Detour:
 
     def __init__(self, turnstile: Turnstile) -> None:
         self._lanes = turnstile.lanes
+        self._slow = turnstile.throttle.slow
         self._clock = turnstile.clock
         self._opened: Callable[[Hashable], None] = _nobody
         turnstile.lanes.on_room = self._room_for
@@ -26,14 +27,14 @@ class Detour:
     def blocked_by(self, work: Work) -> Hashable | None:
         """Return the lane of the row's user if somebody waits in it already."""
         change = work.change
-        if change is None or work.accepted is not None:
+        if not self._slow or change is None or work.accepted is not None:
             return None
         is_slow = self._lanes.is_slow(change.user_id, self._clock())
         return (LANE, change.user_id) if is_slow else None
 
     def passed(self, work: Work) -> None:
         """Take in that a row is handed out, and will soon stand in its user's lane."""
-        if work.change is not None and work.accepted is None:
+        if self._slow and work.change is not None and work.accepted is None:
             self._lanes.expect(work.change.user_id)
 
     def why(self, rows: int) -> tuple[str, float | None]:

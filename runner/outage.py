@@ -18,6 +18,7 @@ _IN_A_ROW = 10
 _SHARE = 0.5
 _SHARE_OF = 20
 _LOOK_BACK_S = 30.0
+_SEEN = 1000
 _STARVED_S = 60.0
 _PAUSES_S = (5.0, 10.0, 20.0, 40.0, 60.0)
 _SPREAD = 0.2
@@ -174,7 +175,8 @@ class Breaker:
         return pause * (1 - _SPREAD + 2 * _SPREAD * self._chance())
 
     def _note(self, now: float, *, failed: bool) -> None:
-        self._seen.append((now, failed))
+        seen = self._seen
+        seen.append((now, failed))
         self._failures += failed
-        while self._seen and (now - self._seen[0][0] > _LOOK_BACK_S or len(self._seen) > 1000):
-            self._failures -= self._seen.popleft()[1]
+        while now - seen[0][0] > _LOOK_BACK_S or len(seen) > _SEEN:
+            self._failures -= seen.popleft()[1]

@@ -128,7 +128,7 @@ class Pass:
             user = self._next
             if user is None:
                 user = self._again.popleft() if self._again else self._users(self._rng)
-            if throttle.slowed(user):
+            if user in throttle.slow:
                 if in_lanes.total() >= _PARKED:
                     return math.inf
                 in_lanes[user] += 1

@@ -55,6 +55,8 @@ class Throttle:
         self.news: list[Narrowed | LaneOpened | LaneEnded] = []
         """What has happened since somebody looked; whoever tells of it takes it out."""
         self.lanes = Lanes(self.news.append, many_users=many_users)
+        self.slow = self.lanes.of
+        """Users who have a lane."""
         self._rate_ceiling = rate_per_s
         limited = rate_per_s is not None or (start is not None and start.is_limit)
         self._head_start = 0 if limited else _HEAD_START
@@ -94,10 +96,6 @@ class Throttle:
     def interval_s(self) -> float:
         """Seconds between two departures."""
         return self._pacer.interval_s
-
-    def slowed(self, user: str) -> bool:
-        """Tell whether *user* has a lane."""
-        return user in self.lanes.of
 
     def learned(self) -> Learned | None:
         """Return what is known of the server by now; None before it has taken much."""

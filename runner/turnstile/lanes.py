@@ -23,7 +23,7 @@ class LaneQueues:
         self._longest_wait_s = longest_wait_s
         self._of: dict[str, Queue] = {}
         """None of them is empty."""
-        self._expected: set[str] = set()
+        self.expected: set[str] = set()
         """Users with a lane for whom a row was handed out that has not come here yet."""
         self.on_room: Callable[[str], None] | None = None
         """Called with a user for whom one more request may come to the lane, or who has none."""
@@ -44,24 +44,23 @@ class LaneQueues:
     def are_idle(self) -> bool:
         """Whether no request waits for a lane, goes through one, or is expected to come."""
         busy = any(lane.out for lane in self._throttle.lanes.of.values())
-        return not (busy or self._of or self._expected)
+        return not (busy or self._of or self.expected)
 
     def is_slow(self, user: str, now: float) -> bool:
         """Tell whether a request of *user* would have to wait in a lane behind another one."""
-        if not self._throttle.slowed(user):
+        if user not in self._throttle.slow:
             return False
-        comes_second = user in self._of or user in self._expected
+        comes_second = user in self._of or user in self.expected
         return comes_second and not self._is_hopeless(user, now)
 
     def expect(self, user: str) -> None:
         """Take in that a request of *user* will come soon, and wait in the lane if there is one."""
-        if self._throttle.slowed(user):
-            self._expected.add(user)
+        if user in self._throttle.slow:
+            self.expected.add(user)
 
     def has_come(self, user: str) -> None:
         """Take in that the request that was expected of *user* is here."""
-        if self._expected:
-            self._expected.discard(user)
+        self.expected.discard(user)
 
     def why(self, rows: int, now: float) -> tuple[str, float | None]:
         """Say for whose sake *rows* rows wait, and until when the first of them, if all do."""
@@ -135,6 +134,6 @@ class LaneQueues:
         self._room_for(user)
 
     def _room_for(self, user: str) -> None:
-        self._expected.discard(user)
+        self.expected.discard(user)
         if self.on_room is not None:
             self.on_room(user)

@@ -49,14 +49,11 @@ class Turnstile:
         self._is_due = False
         """Whether `_pump` runs in this turn of the loop, for all whose slots came back."""
         self._timer: asyncio.Handle | None = None
-        self._closed = asyncio.Event()
+        self.closed = False
+        """Whether nobody passes any more."""
+        self._closing = asyncio.Event()
         self.sleeping = 0
         """How many are in `sleep`."""
-
-    @property
-    def closed(self) -> bool:
-        """Whether nobody passes any more."""
-        return self._closed.is_set()
 
     @property
     def waiting(self) -> int:
@@ -70,7 +67,7 @@ class Turnstile:
         """
         if self.closed:
             raise Closing
-        if self.throttle.slowed(user):
+        if user in self.throttle.slow:
             self.lanes.set_aside_if_hopeless(user, self.clock())
             self._slow_approaching[user] += 1
         elif self._aspirants or not self._has_room():
@@ -96,15 +93,17 @@ class Turnstile:
         try:
             if self.closed:
                 raise Closing
-            self.lanes.has_come(user)
+            throttle, lanes = self.throttle, self.lanes
+            if lanes.expected:
+                lanes.has_come(user)
             if probe:
                 await self._probe()
-            elif self.throttle.slowed(user):
+            elif throttle.slow and user in throttle.slow:
                 return await self._through_lane(user, first=approached)
             elif self._queue or self._writes:
                 return await self._wait(user, self._writes if approached else self._queue)
-            elif (wait := self.throttle.take(self.clock(), user=user)) > 0:
-                if self.lanes:
+            elif (wait := throttle.take(self.clock(), user=user)) > 0:
+                if lanes:
                     asyncio.get_running_loop().call_soon(self._pump)
                 else:
                     self._set_timer(wait)
@@ -131,7 +130,7 @@ class Turnstile:
         self.sleeping += 1
         try:
             async with asyncio.timeout(max(0.0, seconds)):
-                await self._closed.wait()
+                await self._closing.wait()
         except TimeoutError:
             return
         finally:
@@ -140,11 +139,12 @@ class Turnstile:
 
     async def until_closed(self) -> None:
         """Return once nobody passes any more."""
-        await self._closed.wait()
+        await self._closing.wait()
 
     def close(self) -> None:
         """Let nobody pass any more, and wake everybody who waits."""
-        self._closed.set()
+        self.closed = True
+        self._closing.set()
         self._stop_timer()
         for queue in (self._writes, self._queue, self._aspirants):
             end_all(queue, Closing)
@@ -162,7 +162,7 @@ class Turnstile:
             queue.append(turn)
             lane = await self._turn(turn, queue, self.leave)
             held = self.throttle.is_held(self.clock())
-            passed_by = lane is None and self.throttle.slowed(user)
+            passed_by = lane is None and user in self.throttle.slow
             if not (self.closed or held or passed_by):
                 return lane
             # A hold, or a lane, began between the turn and this moment: nobody starts inside it.
@@ -207,7 +207,7 @@ class Turnstile:
         throttle = self.throttle
         while queue := self._writes or self._queue:
             turn = queue[0]
-            if throttle.slowed(turn.user):
+            if turn.user in throttle.slow:
                 self.lanes.join(queue.popleft())
                 wait = min(wait, self.lanes.leave(now, rejoin=self._queue))
                 continue
@@ -232,12 +232,10 @@ class Turnstile:
         self._set_timer(wait)
 
     def _has_room(self) -> bool:
-        return self._approaching < self._look_ahead and not self.throttle.is_held(self.clock())
-
-    @property
-    def _look_ahead(self) -> int:
-        paced = math.ceil(_LOOK_AHEAD_S * self.throttle.rate_per_s)
-        return max(1, min(_AHEAD * self.throttle.in_flight_limit, paced))
+        throttle, coming = self.throttle, self._approaching
+        if coming >= _AHEAD * throttle.in_flight_limit or throttle.is_held(self.clock()):
+            return False
+        return not coming or coming < _LOOK_AHEAD_S * throttle.rate_per_s
 
     def _unapproach(self, _: object) -> None:
         self._withdraw()
