@@ -326,6 +326,8 @@ class TestAccount:
             assert run.summary.limits == {
                 "concurrency": 3,
                 "rate": 50.0,
+                "strict": False,
+                "max_resyncs": None,
                 "max_attempts": 5,
                 "timeout_s": 9.0,
                 "max_outage_s": 900.0,

@@ -119,10 +119,12 @@ def stranger() -> Iterator[Stranger]:
 
 def test_x1_no_secret_is_left_by_answers_of_any_kind(stage: Stage) -> None:
     """Every kind of answer and fault, at debug level, under asyncio's own debug mode."""
-    everything = Faults.mixed(1.0, kinds=[f for f in Fault if f is not Fault.REDIRECT], slow_s=0.2)
-    stage.simulator.faults = everything
+    slowing = (Fault.HTTP_429, Fault.HTTP_503_WAIT)
+    kinds = [fault for fault in Fault if fault not in (Fault.REDIRECT, *slowing)]
+    stage.simulator.faults = Faults.mixed(1.0, kinds=kinds, slow_s=0.2)
     env: dict[str, str | None] = {"PYTHONASYNCIODEBUG": "1", "PYTHONDEVMODE": "1"}
     path = stage.moves(60, users=20)
+    stage.simulator.script(next(iter(stage.state())), "PATCH", slowing)
 
     command = stage.run(*MOVE, path, *DEBUG, "--max-failures", "100%", "--timeout", "2s", env=env)
 
@@ -131,6 +133,7 @@ def test_x1_no_secret_is_left_by_answers_of_any_kind(stage: Stage) -> None:
         fault.value
         for fault in (
             Fault.HTTP_401,
+            Fault.HTTP_429,
             Fault.HTTP_500,
             Fault.GARBAGE,
             Fault.TRUNCATED,
