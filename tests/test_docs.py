@@ -425,9 +425,8 @@ def session() -> dict[str, list[str]]:
 
 def lasting(lines: list[str]) -> list[str]:
     """Return the lines that do not depend on the moment, with their numbers made equal."""
-    kept = [
-        line for line in lines if not re.match(r"[━╸╺^]|  \w+ [\d,]+$|  waiting: |Send up to", line)
-    ]
+    passing = r"[━╸╺^]|  \w+ [\d,]+$|  waiting: |  waited |Send up to"
+    kept = [line for line in lines if not re.match(passing, line)]
     equal = [re.sub(r"\d[\d,.:TZ-]*", "N", line) for line in kept]
     return [" ".join(line.split()) for line in equal if line.strip()]
 

@@ -61,7 +61,7 @@ async def test_no_more_are_in_flight_than_allowed(concurrency: int, tmp_path: Pa
         run = await stage.run(max_failures="100%")
 
         assert sum(run.counts.values()) == 30 + 10 * concurrency
-        assert stage.sim.max_in_flight == concurrency
+        assert 0.8 * concurrency <= stage.sim.max_in_flight <= concurrency
 
 
 @pytest.mark.parametrize("form", [RetryAfter.SECONDS, RetryAfter.DATE])
