@@ -54,7 +54,14 @@ def _steady(scenario: Steady, seeds: Iterable[int], brevity: float) -> list[Foun
     until_s = from_s + brevity * (scenario.until_s - from_s)
     for seed in seeds:
         server = scenario.make(random.Random(1000 + seed))
-        seen = Pass(server, scenario.users, seed=seed, rtt_s=scenario.rtt_s).run(until_s)
+        client = Pass(
+            server,
+            scenario.users,
+            seed=seed,
+            rtt_s=scenario.rtt_s,
+            many_users=scenario.many_users,
+        )
+        seen = client.run(until_s)
         accepted, away = seen.between(from_s, until_s)
         shares.append(accepted / (until_s - from_s) / server.limit_at(from_s))
         turned_away.append(away / max(1, accepted + away))

@@ -65,9 +65,11 @@ class Pass:
         seed: int,
         rtt_s: float = 0.08,
         ceiling: int = _CEILING,
+        many_users: bool = True,
     ) -> None:
         """*rtt_s*: the median time to a server that answers at once, and back."""
-        self.throttle = Throttle(ceiling=ceiling, chance=random.Random(seed + 1).random)
+        chance = random.Random(seed + 1).random
+        self.throttle = Throttle(ceiling=ceiling, chance=chance, many_users=many_users)
         self.seen = Seen()
         self._rng = random.Random(seed)
         self._server, self._users, self._way_s = server, users, rtt_s / 2
@@ -162,6 +164,11 @@ class Pass:
                 wait_s=told.wait_s,
                 detail="429",
             )
+            self._again.append(sent.user)
+        elif told.status >= 500:
+            # It came past the limit, and counts against it, but it says nothing else.
+            seen.accepted.append(sent.at_s)
+            throttle.failed(now, sent_at=sent.at_s)
             self._again.append(sent.user)
         else:
             seen.accepted.append(sent.at_s)

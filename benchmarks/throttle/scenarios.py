@@ -33,6 +33,8 @@ class Steady(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     make: Callable[[random.Random], Server]
     users: Users
+    many_users: bool = True
+    """What a run knows of its input: whether there is more than one."""
     rtt_s: float = 0.08
     warm_up_s: float = 300.0
     until_s: float = 900.0
@@ -247,6 +249,7 @@ STEADY = (
         name="one user alone",
         make=lambda rng: Bucket(50, burst=50),
         users=_one,
+        many_users=False,
         share=0.97,
         turned_away=0.008,
     ),
