@@ -150,7 +150,7 @@ STEADY = (
         make=lambda rng: Window(500, 10),
         users=many,
         share=0.97,
-        turned_away=0.008,
+        turned_away=0.006,
     ),
     Steady(
         name="window 600 in 60 s, blind",
@@ -266,7 +266,7 @@ STEADY = (
         users=many,
         rtt_s=0.3,
         share=0.96,
-        turned_away=0.005,
+        turned_away=0.003,
     ),
     Steady(
         name="window 100 in 1 s, 300 ms away",

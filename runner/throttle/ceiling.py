@@ -95,10 +95,7 @@ class Ceiling:
         self._best_per_s = 0.0
         self._survived_per_s = 0.0
         """The last rate that was used for a whole step without harm."""
-        self._kept_per_s = 0.0
-        """The last ceiling that was kept until it was time to probe again."""
-        self._keeping = Keeping()
-        self._step = _STEP
+        self._keeping, self._step = Keeping(), _STEP
         self._start_ended_at = self._cut_at = -math.inf
         self._was_cut = False
         """Since the server turned everybody away for the last time."""
@@ -203,9 +200,10 @@ class Ceiling:
             self._cut(now, average)
             return
         if closure.is_brief:
-            if closure.cycle_s >= _TELLING_CYCLE_S:
+            if closure.cycle_s >= _TELLING_CYCLE_S and closure.average_per_s > self.limit_per_s:
                 # What was taken over a whole cycle can be taken again.
-                self.limit_per_s = max(self.limit_per_s, closure.average_per_s)
+                self.limit_per_s = closure.average_per_s
+                self._keep(now)
             self._begin(now)
             return
         average = closure.average_per_s
@@ -223,7 +221,7 @@ class Ceiling:
             before = self._meter.per_s(now - closure.closed_s, span_s)
             limit = max(average, _BELOW_COSTLY * before)
             self._cut(now, limit)
-            if abs(limit - self._kept_per_s) <= _NEARLY_SAME * limit:
+            if abs(limit - self._keeping.kept_per_s) <= _NEARLY_SAME * limit:
                 self._keeping.extend(now, _WORTH * closure.closed_s)
         self._was_cut = False
 
@@ -263,12 +261,12 @@ class Ceiling:
         limit = self.limit_per_s
         share = min(1.0, (now - self._cut_at) / max(_APPROACH_S, _APPROACH_SENDS / limit))
         self._set(limit * (_BELOW + (_CLOSE_BELOW - _BELOW) * share))
-        if self._keeping.is_over(now):
+        is_first = not self._keeping.kept_per_s
+        if self._keeping.ends(now, limit):
             self.mode = Mode.PROBE
             self._evidence.kept()
             # What was found at the start may be far off.
-            self._step = _STEP if self._kept_per_s else _FIRST_STEP
-            self._kept_per_s = limit
+            self._step = _FIRST_STEP if is_first else _STEP
 
     def _climb(self) -> None:
         rate, limit = self.rate_per_s, self.limit_per_s
@@ -315,16 +313,18 @@ class Ceiling:
         return min(share * rate, max(measured, rate / 2))
 
     def _cut(self, now: float, limit_per_s: float) -> None:
-        old, limit = self.limit_per_s, min(max(limit_per_s, LOWEST_PER_S), HIGHEST_PER_S)
-        self.limit_per_s = limit
+        self.limit_per_s = min(max(limit_per_s, LOWEST_PER_S), HIGHEST_PER_S)
         self.mode = Mode.KEEP
         self._was_cut = True
         self._cut_at = now
         self._evidence.cut()
-        self._set(_BELOW * limit)
-        early = now - self._start_ended_at <= _SURE_AFTER_S
-        self._keeping.begin(now, was=old, limit=limit, rtt_s=self.rtt_s, early=early)
+        self._set(_BELOW * self.limit_per_s)
+        self._keep(now)
         self._begin(now)
+
+    def _keep(self, now: float) -> None:
+        early = now - self._start_ended_at <= _SURE_AFTER_S
+        self._keeping.begin(now, self.limit_per_s, rtt_s=self.rtt_s, early=early)
 
     def _set(self, rate_per_s: float) -> None:
         self.rate_per_s = min(max(rate_per_s, LOWEST_PER_S), HIGHEST_PER_S)

@@ -24,19 +24,27 @@ class Keeping:
     """When it is time to try a higher rate. Times are seconds on any one steady clock."""
 
     def __init__(self) -> None:
-        self._next_s = _AT_LEAST_S
+        self.kept_per_s = 0.0
+        """The last limit that was kept until this was over; 0 before there was one."""
+        self._kept_s = self._next_s = _AT_LEAST_S
         self._until = math.inf
 
-    def is_over(self, now: float) -> bool:
-        """Tell whether a higher rate may be tried."""
-        return now >= self._until
+    def ends(self, now: float, limit: float) -> bool:
+        """Tell whether a higher rate may be tried; if so, *limit* was kept."""
+        if now < self._until:
+            return False
+        self.kept_per_s, self._kept_s = limit, self._next_s
+        return True
 
-    def begin(self, now: float, *, was: float, limit: float, rtt_s: float, early: bool) -> None:
-        """Keep to *limit*, which was *was* before; only a little while if it was found *early*."""
+    def begin(self, now: float, limit: float, *, rtt_s: float, early: bool) -> None:
+        """Keep to *limit*; only a little while if it was found *early*.
+
+        Several in one go, down and up again, are compared with what was kept before them all.
+        """
         delay_s = min(max(rtt_s, _NEAR_S), _FAR_S) - _NEAR_S
         longest_s = _LONGEST_S + _LONGEST_PER_S_OF_DELAY * delay_s
-        same = abs(limit - was) <= _SAME * limit
-        self._next_s = min(2 * self._next_s, longest_s) if same else _AT_LEAST_S
+        same = abs(limit - self.kept_per_s) <= _SAME * limit
+        self._next_s = min(2 * self._kept_s, longest_s) if same else _AT_LEAST_S
         self._until = now + _FIRST_S
         if not early:
             self.extend(now, max(self._next_s, _SENDS / limit))
