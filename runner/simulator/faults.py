@@ -171,6 +171,8 @@ class Faults(msgspec.Struct, frozen=True, kw_only=True):
     """Requests a second for everybody together, above which 429 is answered."""
     burst: int = 1
     """How many requests may come at once under `limit_per_s`."""
+    tells_limit: bool = False
+    """Whether answers carry RateLimit-Policy and RateLimit, as `limit_per_s` stands."""
     user_limit_per_s: float | None = None
     """The same for each user."""
     user_burst: int = 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from runner.simulator.faults import Faults, OutageKind
 
 
@@ -23,6 +25,16 @@ class Bucket:
         self._at_s = now_s
         # A wait rounded to floats may end a hair short of a whole token.
         return max(0.0, (1.0 - 1e-9 - self._tokens) / self._rate_per_s)
+
+    def fields(self, now_s: float) -> dict[str, str]:
+        """Return what draft-ietf-httpapi-ratelimit-headers tells of such a bucket."""
+        self.wait_s(now_s)
+        full_in_s = math.ceil((self._burst - self._tokens) / self._rate_per_s)
+        fill_s = math.ceil(self._burst / self._rate_per_s)
+        return {
+            "RateLimit-Policy": f'"all";q={int(self._rate_per_s * fill_s)};w={fill_s}',
+            "RateLimit": f'"all";r={int(self._tokens)};t={max(full_in_s, 1)}',
+        }
 
     def take(self) -> None:
         """Take the token that `wait_s` found."""
@@ -52,6 +64,12 @@ class Limits:
             if begins_s <= now_s < begins_s + outage.duration_s:
                 return outage.kind
         return None
+
+    def fields(self, now_s: float) -> dict[str, str]:
+        """Return the fields that tell of everybody's limit, where the faults say so."""
+        if self._all is None or not self._faults.tells_limit:
+            return {}
+        return self._all.fields(now_s)
 
     def wait_s(self, *, user: str, now_s: float) -> float:
         """Take a token for one request of *user*; return 0.0, or the wait if there is none.

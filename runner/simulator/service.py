@@ -108,6 +108,7 @@ class Service:
         verdict = self._judge(call, to=to, caller=caller, wall_s=wall_s)
         self._record(call, verdict, sync_id=to.sync_id, caller=caller, wall_s=wall_s)
         number = self.log.count
+        verdict.headers.update(self._limits.fields(self._now()))
         verdict.headers["Date"] = delivery.http_date(int(wall_s))
         verdict.headers["X-Request-Id"] = f"sim-{number}"
         if self._faults.set_cookie:
