@@ -257,7 +257,7 @@ STEADY = (
         name="others take 30 %",
         make=lambda rng: Shared(Bucket(50, burst=50), share=0.3, rng=rng),
         users=many,
-        share=0.96,
+        share=0.98,
         turned_away=0.015,
     ),
     Steady(
@@ -298,9 +298,9 @@ STEPS = (
 
 MINUTES = (
     # Sending begins at many times what this server takes.
-    Minute(name="bucket 2/s", make=lambda rng: Bucket(2, burst=2), reached_s=25, few=20),
-    Minute(name="bucket 50/s", make=lambda rng: Bucket(50, burst=50), reached_s=6),
+    Minute(name="bucket 2/s", make=lambda rng: Bucket(2, burst=2), reached_s=25, few=18),
+    Minute(name="bucket 50/s", make=lambda rng: Bucket(50, burst=50), reached_s=3),
     Minute(name="bucket 50/s, burst 5", make=lambda rng: Bucket(50, burst=5), reached_s=25),
-    Minute(name="bucket 400/s", make=lambda rng: Bucket(400, burst=400), reached_s=10),
-    Minute(name="window 100 in 1 s", make=lambda rng: Window(100, 1), reached_s=30),
+    Minute(name="bucket 400/s", make=lambda rng: Bucket(400, burst=400), reached_s=5),
+    Minute(name="window 100 in 1 s", make=lambda rng: Window(100, 1), reached_s=28),
 )
