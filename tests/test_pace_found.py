@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,7 @@ def in_the_first_second(stage: Stage, since: int) -> int:
     return sum(e.at_monotonic_s < began + 1 for e in stage.audit[since:])
 
 
-async def started(stage: Stage, **settings: str | float) -> tuple[Run, int]:
+async def started(stage: Stage, **settings: Any) -> tuple[Run, int]:
     """Carry a run to its end; return it, and how many requests its first second had."""
     since = stage.sim.requests
     run = await stage.run(**settings)
