@@ -57,7 +57,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     turned_away: int
     """429s in the first minute, at most."""
     at_s: float = 200.0
-    until_s: float = 360.0
+    until_s: float = 280.0
 
 
 class Minute(msgspec.Struct, frozen=True, kw_only=True):
@@ -292,7 +292,12 @@ STEPS = (
     Step(name="50/s falls to 20/s", before_per_s=50, after_per_s=20, within_s=10, turned_away=45),
     Step(name="20/s rises to 80/s", before_per_s=20, after_per_s=80, within_s=60, turned_away=45),
     Step(
-        name="50/s rises to 500/s", before_per_s=50, after_per_s=500, within_s=120, turned_away=45
+        name="50/s rises to 500/s",
+        before_per_s=50,
+        after_per_s=500,
+        within_s=120,
+        turned_away=45,
+        until_s=335,
     ),
 )
 
