@@ -24,6 +24,29 @@ async def started(stage: Stage, **settings: Any) -> tuple[Run, int]:
     return run, in_the_first_second(stage, since)
 
 
+@pytest.mark.parametrize(
+    ("for_s", "share"), [(15, 0.9), pytest.param(60, 0.95, marks=pytest.mark.long)]
+)
+async def test_h1_a_limit_that_nobody_told_of_is_found_over_a_socket(
+    for_s: int, share: float, tmp_path: Path
+) -> None:
+    """H1: of a hidden limit of 100 a second 95 % are used after the start, and 2 % turned away."""
+    limit_per_s, start_s = 100, 3
+    faults = Faults(limit_per_s=limit_per_s, burst=limit_per_s, latency_s=0.02)
+    async with Stage(tmp_path, faults=faults) as stage:
+        stage.seed(limit_per_s * (for_s + 10) // 2, users=200)
+        run = await stage.run()
+
+        began = stage.audit[0].at_monotonic_s
+        # What is left at the end is too little to fill the time.
+        answers = [e for e in stage.audit if e.at_monotonic_s < began + for_s]
+        # The server's first burst is no proof of a pace.
+        then = [e.status for e in answers if e.at_monotonic_s >= began + start_s]
+        assert run.counts == {"updated": len(run.outcomes)}
+        assert then.count(200) >= share * limit_per_s * (for_s - start_s)
+        assert sum(e.status == 429 for e in answers) <= 0.02 * len(answers)
+
+
 @in_fast_motion(5)
 async def test_what_a_run_has_learned_is_where_the_next_begins(tmp_path: Path) -> None:
     """A limit that one run paid for is known to the next on the same host, and to no other."""
