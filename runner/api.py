@@ -119,16 +119,17 @@ class Api:
         status: int | None = None
         _reused.set(None)
         try:
+            # Made from the base, it need not be taken apart to find the host again.
+            url = self._base.with_path(self._prefix + encode_path(request.segments), encoded=True)
             async with self._session.request(
                 request.method,
-                # Made from the base, it need not be taken apart to find the host again.
-                self._base.with_path(self._prefix + encode_path(request.segments), encoded=True),
+                url.with_query(request.query) if request.query else url,
                 data=request.body,
                 headers=headers,
                 allow_redirects=False,
             ) as answer:
                 status = answer.status
-                body, oversized = await _read(answer)
+                body, oversized = await _read(answer, request.most_bytes or MAX_ANSWER)
                 told = answer.headers
                 return Response(
                     status,
@@ -270,15 +271,15 @@ def _errno_of(error: Exception) -> int | None:
     return cause.errno if isinstance(cause, OSError) else None
 
 
-async def _read(answer: aiohttp.ClientResponse) -> tuple[bytes, bool]:
-    """Read at most `MAX_ANSWER` bytes; tell whether there was more."""
+async def _read(answer: aiohttp.ClientResponse, most: int) -> tuple[bytes, bool]:
+    """Read at most so many bytes; tell whether there were more."""
     content = answer.content
-    body = await content.read(MAX_ANSWER + 1)
-    while len(body) <= MAX_ANSWER and not content.at_eof():
-        body += await content.read(MAX_ANSWER + 1 - len(body))
-    if len(body) > MAX_ANSWER:
+    body = await content.read(most + 1)
+    while len(body) <= most and not content.at_eof():
+        body += await content.read(most + 1 - len(body))
+    if len(body) > most:
         answer.close()
-        return body[:MAX_ANSWER], True
+        return body[:most], True
     return body, False
 
 

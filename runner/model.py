@@ -101,6 +101,10 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     """Path segments after the base URL; each is percent-encoded whole."""
     body: bytes | None = None
     """JSON, encoded."""
+    query: tuple[tuple[str, str], ...] = ()
+    """Names and values behind the path; both are encoded."""
+    most_bytes: int | None = None
+    """How much of the answer is read; None: as much as one sync can need."""
 
 
 class Response(msgspec.Struct, frozen=True, gc=False):

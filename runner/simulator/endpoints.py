@@ -115,16 +115,26 @@ def _decode(segment: str) -> str:
 
 
 def _list(syncs: Syncs, *, user: str, query: str) -> Answer:
-    wanted = parse_qs(query, keep_blank_values=True).get("credentialId")
+    asked, behavior = parse_qs(query, keep_blank_values=True), syncs.behavior
+    wanted = None if behavior.list_ignores_credential else asked.get("credentialId")
     items = [
-        _item(sync)
+        _item(sync, tells_credential=behavior.list_tells_credential)
         for sync in syncs.of_user(user)
         if wanted is None or sync.record.credential_id == wanted[-1].lower()
     ]
-    return Answer(200, encode_json({"data": items}))
+    if behavior.list_page is None:
+        return Answer(200, encode_json({"data": items}))
+    cursor = asked.get("cursor", ["0"])[-1]
+    if not re.fullmatch(r"[0-9]{1,9}", cursor, re.ASCII):
+        return refusal(400, "cursor is not one that was given")
+    start, end = int(cursor), int(cursor) + behavior.list_page
+    paging: dict[str, object] = {"totalRecords": len(items)}
+    if end < len(items):
+        paging["cursor"] = str(end)
+    return Answer(200, encode_json({"data": items[start:end], "paging": paging}))
 
 
-def _item(sync: Sync) -> dict[str, str]:
+def _item(sync: Sync, *, tells_credential: bool) -> dict[str, str]:
     record = sync.record
     item = {
         "id": record.id,
@@ -132,6 +142,8 @@ def _item(sync: Sync) -> dict[str, str]:
         "pipeline": record.pipeline,
         "status": record.status,
     }
+    if tells_credential:
+        item["credentialId"] = record.credential_id
     if record.reason is not None:
         item["reason"] = record.reason
     return item

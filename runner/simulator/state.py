@@ -66,6 +66,12 @@ class Behavior(msgspec.Struct, frozen=True, kw_only=True):
     """Whether a new credential starts an ``ERRORED`` sync; otherwise only reenable does."""
     tells: frozenset[str] = TOLD
     """The parts of `TOLD` that GET tells."""
+    list_tells_credential: bool = False
+    """Whether an item of a user's list names the credential in use."""
+    list_ignores_credential: bool = False
+    """Whether a list asked for by credential has all of the user's syncs all the same."""
+    list_page: int | None = None
+    """How many syncs a page of a list has at most; None: a list is one page."""
     clock_skew_s: float = 0.0
     """How far the service's clock (``Date``, ``lastSyncedAt``) is ahead of ours."""
 
