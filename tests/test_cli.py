@@ -491,6 +491,9 @@ _FLAGS_OF = {
     "simulate": "port input syncs users seed key-file project-id audit-file latency apply-after "
     "resync errored fault mixed limit retry-after outage",
     "demo": "keep",
+    "input": "users from-credential to-credential frequency integration output runs-dir base-url "
+    "project-id signing-key-file audience allow-http trust-env concurrency rate timeout json quiet "
+    "log-level",
 }
 _VARIABLES = (
     "PARAGON_SYNC_URL PARAGON_PROJECT_ID PARAGON_SIGNING_KEY_FILE PARAGON_SIGNING_KEY "

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from cyclopts import App, CycloptsError
 
-from runner.cli import braking, controls, local, looking, plans, runs, undoing
+from runner.cli import braking, controls, local, looking, making, plans, runs, undoing
 from runner.errors import SettingsError, SyncshiftError
 from runner.version import VERSION
 
@@ -47,6 +47,7 @@ app.command(controls.pause)
 app.command(controls.go_on, name="continue")
 app.command(controls.set_limits, name="set")
 app.command(controls.stop)
+app.command(making.make_input, name="input")
 
 
 def run_words(words: Sequence[str]) -> int:
