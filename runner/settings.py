@@ -232,3 +232,26 @@ def _secrets(environment: Mapping[str, str], key_file: str | None, *, by_flag: b
         signing_key_file=Path(key_file) if key_file is not None else None,
         user_token=Secret(token) if token.strip() else None,
     )
+
+
+def origins(
+    resolved: Resolved, flags: Mapping[str, Any], *, environment: Mapping[str, str], directory: Path
+) -> dict[str, tuple[str, Any, str]]:
+    """Return each setting's field, value and origin, by its name; *resolved* is of the same three.
+
+    An origin is ``flag``, the name of a variable, the file's name, or ``default``. Of a secret
+    only ``set`` or None is told.
+    """
+    in_file = _from_file(directory / FILE_NAME)
+    found: dict[str, tuple[str, Any, str]] = {}
+    for name, knob in _KNOBS.items():
+        origin = FILE_NAME if name in in_file else "default"
+        if knob.variable and environment.get(knob.variable, "").strip():
+            origin = knob.variable
+        holders: tuple[Any, ...] = (resolved.settings, resolved.places, resolved.secrets)
+        (value,) = (getattr(h, knob.field) for h in holders if hasattr(h, knob.field))
+        found[name] = (knob.field, value, "flag" if flags.get(name) is not None else origin)
+    for name, variable in _SECRET_NAMES.items():
+        given = getattr(resolved.secrets, name.replace("-", "_")) is not None
+        found[name] = (name, "set" if given else None, variable if given else "default")
+    return found

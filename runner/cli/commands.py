@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from cyclopts import App, CycloptsError
 
-from runner.cli import braking, controls, local, looking, making, plans, runs, undoing
+from runner.cli import braking, controls, doctoring, local, looking, making, plans, runs, undoing
 from runner.errors import SettingsError, SyncshiftError
 from runner.version import VERSION
 
@@ -48,6 +48,8 @@ app.command(controls.go_on, name="continue")
 app.command(controls.set_limits, name="set")
 app.command(controls.stop)
 app.command(making.make_input, name="input")
+app.command(doctoring.doctor)
+app.command(doctoring.config)
 
 
 def run_words(words: Sequence[str]) -> int:

@@ -41,7 +41,7 @@ class ServerClock:
         if date_header == self._last:
             return False
         self._last = date_header
-        shown = _seconds(date_header)
+        shown = seconds_of(date_header)
         if shown is None:
             return False
         offset_s = shown - self._now()
@@ -51,7 +51,8 @@ class ServerClock:
         return True
 
 
-def _seconds(date_header: str) -> float | None:
+def seconds_of(date_header: str) -> float | None:
+    """Return the moment that a ``Date`` header names, in seconds since the epoch."""
     try:
         moment = email.utils.parsedate_to_datetime(date_header)
         if moment.tzinfo is None:
