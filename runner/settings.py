@@ -244,7 +244,7 @@ def origins(
     """
     in_file = _from_file(directory / FILE_NAME)
     found: dict[str, tuple[str, Any, str]] = {}
-    for name, knob in _KNOBS.items():
+    for name, knob in KNOBS.items():
         origin = FILE_NAME if name in in_file else "default"
         if knob.variable and environment.get(knob.variable, "").strip():
             origin = knob.variable

@@ -498,7 +498,8 @@ _FLAGS_OF = {
     "trust-env concurrency rate timeout json quiet log-level",
     "config": "runs-dir base-url project-id signing-key-file audience until confirm-timeout "
     "resync-timeout allow-http trust-env concurrency rate timeout max-failures max-attempts "
-    "max-outage drain no-read skip-invalid ignore-column json quiet log-level",
+    "max-outage drain no-read skip-invalid ignore-column json quiet log-level" + _ROLLOUT,
+    "completion": "",
 }
 _VARIABLES = (
     "PARAGON_SYNC_URL PARAGON_PROJECT_ID PARAGON_SIGNING_KEY_FILE PARAGON_SIGNING_KEY "

@@ -7,13 +7,14 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from runner.cli.carrying import must_be_able_to_ask, resolve_settings, see_through
+from runner.cli.completing import RunName
 from runner.cli.flags import THE_RUN, Api, Asking, Limits, Output
 
 _RUN = Parameter(group=THE_RUN, negative=(), show_default=False)
 
 
 def brake(
-    run: str,
+    run: RunName,
     /,
     *,
     release: Annotated[bool, _RUN] = False,

@@ -9,7 +9,18 @@ from collections.abc import Sequence
 
 from cyclopts import App, CycloptsError
 
-from runner.cli import braking, controls, doctoring, local, looking, making, plans, runs, undoing
+from runner.cli import (
+    braking,
+    completing,
+    controls,
+    doctoring,
+    local,
+    looking,
+    making,
+    plans,
+    runs,
+    undoing,
+)
 from runner.errors import SettingsError, SyncshiftError
 from runner.version import VERSION
 
@@ -50,6 +61,7 @@ app.command(controls.stop)
 app.command(making.make_input, name="input")
 app.command(doctoring.doctor)
 app.command(doctoring.config)
+app.command(completing.completion)
 
 
 def run_words(words: Sequence[str]) -> int:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from runner.cli.completing import RunName
 from runner.cli.flags import THE_RUN, Output
 from runner.errors import RunRefused, SettingsError
 
@@ -17,7 +18,7 @@ _NEW = Parameter(group=THE_RUN, negative=(), show_default=False)
 
 
 def pause(
-    run: str,
+    run: RunName,
     /,
     *,
     for_: Annotated[str | None, Parameter(name="--for", group=THE_RUN, negative=())] = None,
@@ -45,7 +46,7 @@ def pause(
     return _give(run, Order(command="pause", reason=reason, for_s=for_s), output)
 
 
-def go_on(run: str, /, *, reason: _WHY = None, output: Output = Output()) -> int:
+def go_on(run: RunName, /, *, reason: _WHY = None, output: Output = Output()) -> int:
     """End the pause of a run; at a gate that waits for a person, say yes.
 
     Example: syncshift continue friday
@@ -63,7 +64,7 @@ def go_on(run: str, /, *, reason: _WHY = None, output: Output = Output()) -> int
 
 
 def set_limits(
-    run: str,
+    run: RunName,
     /,
     *,
     rate: Annotated[str | None, _NEW] = None,
@@ -114,7 +115,7 @@ def set_limits(
     return _give(run, Order(command="set", reason=reason, **values), output)
 
 
-def stop(run: str, /, *, reason: _WHY = None, output: Output = Output()) -> int:
+def stop(run: RunName, /, *, reason: _WHY = None, output: Output = Output()) -> int:
     """Have a run take no more rows; what is in flight lands, and it can be resumed.
 
     Returns as soon as the run has said so. The run itself ends with exit code 4.

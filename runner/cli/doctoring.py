@@ -11,7 +11,7 @@ import msgspec
 from cyclopts import Group, Parameter
 
 from runner.cli.carrying import resolve_settings
-from runner.cli.flags import Api, Limits, Making, Output, Pace, told
+from runner.cli.flags import Api, Limits, Making, Output, Pace, Rollout, told
 from runner.cli.making import Reach
 from runner.errors import SettingsError
 
@@ -95,6 +95,7 @@ def config(
     api: Api = Api(),
     limits: Limits = Limits(),
     making: Making = Making(),
+    rollout: Rollout = Rollout(),
     output: Output = Output(),
 ) -> int:
     """Show every setting, and where its value comes from.
@@ -112,7 +113,7 @@ def config(
     from runner.cli import screen
     from runner.settings import origins
 
-    groups = (api, limits, making)
+    groups = (api, limits, making, rollout)
     resolved = resolve_settings(output, *groups)
     given = told(output, *groups)
     found = [

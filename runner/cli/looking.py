@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from runner.cli import screen
+from runner.cli.completing import RunName
 from runner.cli.flags import Output, told
 from runner.errors import SyncshiftError
 
@@ -24,7 +25,7 @@ _REST = 4
 _PATIENCE_S = 2.0
 
 
-def status(run: str | None = None, /, *, output: Output = Output()) -> int:
+def status(run: RunName | None = None, /, *, output: Output = Output()) -> int:
     """List all runs, or show one; of a run that is at work, live on a terminal.
 
     Changes nothing. Exit code 0 if it could answer.
@@ -62,7 +63,7 @@ def status(run: str | None = None, /, *, output: Output = Output()) -> int:
     return 0
 
 
-def report(run: str, /, *, output: Output = Output()) -> int:
+def report(run: RunName, /, *, output: Output = Output()) -> int:
     """Rebuild the result files and the summary of a run, however it ended.
 
     Works from the run's folder alone: journals and input. Exit code 0 if it

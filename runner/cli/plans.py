@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from runner.cli.carrying import must_be_able_to_ask, resolve_settings, see_through, shown
+from runner.cli.completing import JobName, RunName
 from runner.cli.flags import THE_RUN, Api, Asking, Host, Limits, Making, Output, Pace, Rollout
 from runner.errors import SettingsError
 
@@ -23,7 +24,7 @@ _RUN = Parameter(group=THE_RUN, negative=(), show_default=False)
 
 
 def plan(
-    job: str,
+    job: JobName,
     source: Annotated[str, Parameter(name="INPUT", allow_leading_hyphen=True)],
     /,
     *,
@@ -75,7 +76,7 @@ def plan(
 
 
 def apply(
-    run: str,
+    run: RunName,
     /,
     *,
     max_age: Annotated[str, _RUN] = "24h",
@@ -113,7 +114,7 @@ def apply(
 
 
 def verify(
-    run: str,
+    run: RunName,
     /,
     *,
     watch: Annotated[bool, _RUN] = False,

@@ -8,13 +8,14 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from runner.cli.carrying import must_be_able_to_ask, resolve_settings, see_through
+from runner.cli.completing import JobName, RunName
 from runner.cli.flags import THE_RUN, Api, Asking, Limits, Making, Output, Rollout
 
 _RUN = Parameter(group=THE_RUN, negative=(), show_default=False)
 
 
 def run(
-    job: str,
+    job: JobName,
     source: Annotated[str, Parameter(name="INPUT", allow_leading_hyphen=True)],
     /,
     *,
@@ -73,7 +74,7 @@ def run(
 
 
 def resume(
-    run: str,
+    run: RunName,
     /,
     *,
     past_gate: Annotated[int | None, _RUN] = None,

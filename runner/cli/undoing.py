@@ -7,13 +7,14 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from runner.cli.carrying import must_be_able_to_ask, resolve_settings, see_through
+from runner.cli.completing import RunName
 from runner.cli.flags import THE_RUN, Api, Asking, Limits, Output, Rollout
 
 _RUN = Parameter(group=THE_RUN, negative=(), show_default=False)
 
 
 def retry(
-    run: str,
+    run: RunName,
     /,
     *,
     classes: Annotated[str | None, Parameter(name="--class", group=THE_RUN, negative=())] = None,
@@ -57,7 +58,7 @@ def retry(
 
 
 def rollback(
-    run: str,
+    run: RunName,
     /,
     *,
     only: Annotated[bool, _RUN] = False,
