@@ -29,7 +29,7 @@ LAYER_IS = (
     "one trade that stands on another (asking, judging, adding up); knows the trades",
     "one attempt, and one account of a run: the trades that it takes, put together",
     "what is done while the server is down",
-    "one question to the API, asked until it is answered",
+    "one question to the API, asked until it is answered; and one page that shows a run",
     "what happens to one change",
     "which change is next",
     "what happens to a change afterwards, and when too many go wrong",

@@ -64,7 +64,7 @@ def status(run: RunName | None = None, /, *, output: Output = Output()) -> int:
 
 
 def report(run: RunName, /, *, output: Output = Output()) -> int:
-    """Rebuild the result files and the summary of a run, however it ended.
+    """Rebuild the result files, the summary and the page of a run, however it ended.
 
     Works from the run's folder alone: journals and input. Exit code 0 if it
     could answer.
@@ -79,6 +79,7 @@ def report(run: RunName, /, *, output: Output = Output()) -> int:
     from runner.account import add_up
     from runner.folder import Folder
     from runner.job import find
+    from runner.page import write_page
 
     folder = Folder.open(runs_dir_of(output), run)
     if folder.is_locked():
@@ -87,7 +88,9 @@ def report(run: RunName, /, *, output: Output = Output()) -> int:
     folder.lock()
     try:
         manifest = folder.read()
-        summary = add_up(folder, manifest, find(manifest.job))
+        job = find(manifest.job)
+        summary = add_up(folder, manifest, job)
+        write_page(folder, manifest, job, summary)
     finally:
         folder.unlock()
     _print(folder, summary, output)
