@@ -20,9 +20,9 @@ from runner.results import COLUMNS, FAILED_FILE, SUCCEEDED_FILE, UNPROCESSED_FIL
 ALL_UP_TO = 5_000
 """Rows of a run that are all listed, those that succeeded included."""
 _SMALL_RUN_BYTES = 16_000_000
-_LARGE_RUN_BYTES = 1_900_000
+_LARGE_RUN_BYTES = 2_400_000
 """What lines may come to in a page that has to stay below 3 MB."""
-_OVERHEAD_BYTES = 110
+_OVERHEAD_BYTES = 200
 """What else a page holds of a row: when it ended, what was there before, and JSON's quotes."""
 _MOST_OWNERS = 20_000
 _UNPROCESSED = "unprocessed"
@@ -109,7 +109,7 @@ class Quotas:
 
         *counts* are rows, *size* is about how many bytes a row has.
         """
-        wanted = {name: count * (size + 2 * _OVERHEAD_BYTES) for name, count in counts.items()}
+        wanted = {name: count * (size + _OVERHEAD_BYTES + 20) for name, count in counts.items()}
         room = self._room
         for place, name in enumerate(sorted(wanted, key=lambda name: (wanted[name], name))):
             self._left[name] = room / (len(wanted) - place)
@@ -185,9 +185,10 @@ def _count_owner(cells: list[str], listing: Listing) -> None:
 def _weight(raw: str) -> int:
     # JSON writes quotes and line ends with two characters, what is beyond ASCII with up to four
     # bytes, and a page escapes a few more.
-    return len(raw.encode()) + raw.count('"') + 5 * len(_ESCAPED.findall(raw)) + _OVERHEAD_BYTES
+    twice = raw.count('"') + raw.count("\\")
+    return len(raw.encode()) + twice + 5 * len(_ESCAPED.findall(raw)) + _OVERHEAD_BYTES
 
 
-_ESCAPED = re.compile(r"[<>&\x00-\x1f\x7f\u2028\u2029]")
+_ESCAPED = re.compile(r"[<>&\x00-\x1f\x7f-\x9f\xad\u0600-\u0605\u061c\u180e\u2000-\u206f\ufeff]")
 _CLASS = COLUMNS.index("syncshift_error_class")
 _SHOWN = 200

@@ -197,11 +197,16 @@ def _table(summary: Summary, course: Course, listing: Listing) -> dict[str, Any]
         "extras": {
             "took": [extra.elapsed_ms if extra else None for extra in extras],
             "ended": [extra.ended if extra else None for extra in extras],
-            "before": [_told(extra.before) if extra else None for extra in extras],
-            "request": [extra.request_id if extra else None for extra in extras],
+            "before": [_short(_told(extra.before), 100) if extra else None for extra in extras],
+            "request": [_short(extra.request_id, 60) if extra else None for extra in extras],
         },
         "file": {"name": FAILED_FILE, "tone": "bad", "rows": failed_of(summary)},
     }
+
+
+def _short(text: str | None, most: int) -> str | None:
+    # These are no part of the lines, for whose sizes there is a limit.
+    return text if text is None or len(text) <= most else text[: most - 1] + "…"
 
 
 def _told(state: State | None) -> str | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import functools
 import hashlib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,10 @@ _LICENSE = "uplot/LICENSE"
 _SCRIPTS = ("uplot/uPlot.iife.min.js", "page.js")
 _STYLES = ("uplot/uPlot.min.css", "page.css")
 _ICON = "data:,"
-# Inside of a script element only these could end it, or begin something else.
-_IN_SCRIPT = str.maketrans(
-    {c: f"\\u{ord(c):04x}" for c in ("<", ">", "&", "\u2028", "\u2029", "\x7f")}
+# Inside of a script element only `<` and `&` could end it or begin something else. What cannot be
+# seen is written out for whoever reads the source.
+_IN_SCRIPT = re.compile(
+    "[<>&\x7f-\x9f\xad\u0600-\u0605\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]"
 )
 
 
@@ -65,7 +67,8 @@ def render(template: str, view: dict[str, Any]) -> bytes:
 
 def _data(value: Any) -> Markup:
     text = msgspec.json.encode(value).decode()
-    return Markup(text.translate(_IN_SCRIPT))  # noqa: S704  # nothing is left in it that ends it
+    escaped = _IN_SCRIPT.sub(lambda found: f"\\u{ord(found.group()):04x}", text)
+    return Markup(escaped)  # noqa: S704  # nothing is left in it that ends the element
 
 
 @functools.cache

@@ -38,7 +38,8 @@ class Timeline:
 
     def count(self, name: str, at_s: float) -> None:
         """Count one event at *at_s*."""
-        self._counts[name][self._bucket(at_s)] += 1
+        bucket = self._bucket(at_s)  # may fold, so it comes first
+        self._counts[name][bucket] += 1
 
     def rise(self, name: str, at_s: float, by: int = 1) -> None:
         """Let a level be higher by *by* from *at_s* on."""
