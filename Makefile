@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-long check format bench bench-throttle wheel lock clean
+.PHONY: help demo test test-long browser check format bench bench-throttle wheel lock clean
 
 SHELL := /bin/sh
 VENV := .venv
@@ -23,10 +23,27 @@ demo: $(READY) ## the whole story on this machine: no account, nothing sent anyw
 	@$(BIN)/syncshift demo $(ARGS)
 
 test: check ## check, then every test, with coverage of at least 95 %
+	@test -f $(AXE)/axe.min.js || echo "No axe-core: the page is not opened in a browser (make browser)." >&2
 	$(BIN)/python -m pytest -n auto --cov --cov-report=term $(ARGS)
 
 test-long: $(READY) ## the same claims at full size; takes a while
 	$(BIN)/python -m pytest -m long --timeout 3600 $(ARGS)
+
+# Debian's Chromium, and axe-core in .browser; the tests of the page say what is missing.
+browser: ## get what the tests of the page need: Chromium (as root, by apt-get) and axe-core (by npm)
+	@set -eu; \
+	if ! command -v chromium >/dev/null 2>&1; then \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+			apt-get install -y -qq -o DPkg::Lock::Timeout=300 --no-install-recommends chromium >/dev/null; \
+	fi; \
+	if ! command -v npm >/dev/null 2>&1; then \
+		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq -o DPkg::Lock::Timeout=300 --no-install-recommends npm >/dev/null; \
+	fi; \
+	if [ ! -f $(AXE)/axe.min.js ]; then \
+		npm install --prefix .browser --no-save --no-package-lock --no-audit --no-fund --silent \
+			axe-core@4.14.1; \
+	fi
+AXE := .browser/node_modules/axe-core
 
 check: $(READY) ## format, lint, types, layers, dependencies
 	$(BIN)/ruff format --check --quiet .
@@ -57,7 +74,7 @@ lock: ## pin requirements/*.txt anew from pyproject.toml (needs uv; ARGS=--upgra
 LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-header
 
 clean: ## remove the environment, what was built, and the tools' caches
-	rm -rf $(VENV) dist htmlcov .coverage .coverage.* .hypothesis \
+	rm -rf $(VENV) .browser dist htmlcov .coverage .coverage.* .hypothesis \
 		.import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find benchmarks jobs runner tests -type d -name __pycache__ -prune -exec rm -rf {} +
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import datetime
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import msgspec
 
 from runner.account import add_up
 from runner.folder import Folder, Input, Manifest
+from runner.forecast import PLAN
 from runner.job import find
 from runner.journal import Journal
 from runner.log import stamp
@@ -128,7 +129,31 @@ class Made:
             }
         )
 
-    def finish(self, ended_s: float, **changes: Any) -> Summary:
+    def plan(self, findings: Mapping[int, FindingKind]) -> None:
+        """Write down what a plan found of each row."""
+        journal = _Writer(self.path / PLAN)
+        for row, kind in findings.items():
+            journal.add(
+                {
+                    "v": 1,
+                    "row": row,
+                    "line": row + 1,
+                    "sync_id": f"s{row}",
+                    "user_id": f"u{row % 97}",
+                    "finding": kind,
+                    "before": {"credential_id": OLD},
+                    "seen": None,
+                    "desired": {"credential_id": NEW},
+                    "resync": kind is FindingKind.CHANGE,
+                    "http_status": 200,
+                    "error_class": None,
+                    "error": None if kind is FindingKind.CHANGE else f"it is {kind}",
+                    "timestamp": moment(row / 100),
+                }
+            )
+        journal.close()
+
+    def finish(self, ended_s: float | None, **changes: Any) -> Summary:
         """Write the manifest, and have the engine add the run up and make its page."""
         manifest = self.manifest(ended_s, **changes)
         summary = add_up(self.folder, manifest, find(manifest.job))
@@ -149,7 +174,7 @@ class Made:
         trace = Trace()
         source = self.path / "input.csv"
         trace.whole(source)
-        told = {
+        told: dict[str, Any] = {
             "run_id": self.folder.run_id,
             "input": Input(
                 name="moves.csv",
@@ -267,7 +292,10 @@ def _end(
             made.accept(row, at_s)
             lasts_s = dice.uniform(2, 14)
         settle = partial(
-            *(made.settle, row, at_s + lasts_s, OutcomeKind.UPDATED),
+            made.settle,
+            row,
+            at_s + lasts_s,
+            OutcomeKind.UPDATED,
             sent=True,
             attempts=tries,
             elapsed_ms=round(1000 * (took_s + lasts_s)),
@@ -297,21 +325,40 @@ def _inputs(rows: int, dice: random.Random) -> Iterator[tuple[str, ...]]:
         yield f"s{row}", f"u{row % 97}", NEW, dice.choice(names), ""
 
 
-def finding(row: int, kind: FindingKind, **fields: Any) -> dict[str, Any]:
-    """Return one line of a plan."""
-    return {
-        "v": 1,
-        "row": row,
-        "line": row + 1,
-        "sync_id": f"s{row}",
-        "user_id": f"u{row % 97}",
-        "finding": kind,
-        "before": {"credential_id": OLD},
-        "seen": None,
-        "desired": {"credential_id": NEW},
-        "resync": kind is FindingKind.CHANGE,
-        "http_status": 200,
-        "error_class": None,
-        "error": None,
-        "timestamp": moment(row / 100),
-    } | fields
+def varied(runs_dir: Path, *, rows: int = 5000, hostile: Sequence[str] = ()) -> Made:
+    """Return a run with every kind of outcome, some rows left; *hostile* values in the first ones.
+
+    They stand wherever a value from outside can: in IDs, in cells that are carried along, in what
+    the API said.
+    """
+    made = Made(runs_dir, state="stopped", reason=" ".join(hostile[:3]) or "too many failures")
+    made.write_input(
+        ("sync_id", "user_id", "credential_id", "integration", "note"),
+        (
+            (
+                *(_of(hostile, row, f"s{row}"), _of(hostile, row, f"u{row % 97}"), NEW),
+                *(_of(hostile, row, "salesforce"), _of(hostile, row, 'a "note", and\nmore')),
+            )
+            for row in range(1, rows + 1)
+        ),
+    )
+    made.tell("run.opened", 0, resumed=False, rows=rows, settled=0, in_doubt=0)
+    if hostile:
+        made.tell("throttle.held", 0.1, reason=hostile[0], detail=hostile[1])
+    kinds = tuple(OutcomeKind)
+    failures = {kind: (error_class, error) for kind, error_class, error in FAILURES}
+    for row in range(1, rows - rows // 50 + 1):
+        kind = kinds[(row - 1) % len(kinds)]
+        error_class, error = failures.get(kind, (None, None))
+        told = _of(hostile, row, error or "") or None
+        ids = {name: _of(hostile, row, f"{name}{row}") for name in ("sync_id", "user_id")}
+        made.settle(row, row / 100, kind, error_class=error_class, error=told, **ids)
+    made.ended_s = rows / 100
+    made.tell("run.closed", made.ended_s, state="stopped", reason="", in_flight=0)
+    return made
+
+
+def _of(hostile: Sequence[str], row: int, otherwise: str) -> str:
+    # Twice as many rows as outcomes have each value, so that rows of every kind do.
+    place = (row - 1) // (2 * len(OutcomeKind))
+    return hostile[place] if place < len(hostile) else otherwise

@@ -35,6 +35,7 @@ from runner.model import (
     Sighting,
 )
 from runner.opening import INVALID
+from runner.page import PAGE
 from runner.record import EVENTS, REPORT, UNDO, Record
 from runner.results import (
     COLUMNS,
@@ -264,7 +265,8 @@ def test_findings_are_as_documented() -> None:
 
 def test_every_file_of_a_run_is_documented() -> None:
     """Whatever a run can leave in its folder has a line in the table of files."""
-    ours = {MANIFEST, LOCK, UNDO, REPORT, EVENTS, INVALID, SUMMARY, PLAN, "verify-TIME.jsonl"}
+    ours = {MANIFEST, LOCK, UNDO, REPORT, EVENTS, INVALID, SUMMARY, PLAN, PAGE}
+    ours |= {"verify-TIME.jsonl"}
     results = {SUCCEEDED_FILE, FAILED_FILE, UNPROCESSED_FILE}
 
     assert set(named(tables(FILES)["File"])) == ours | results | {"input.csv", "input.jsonl"}
