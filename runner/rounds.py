@@ -24,7 +24,7 @@ from runner.log import stamp
 from runner.model import Finding, FindingKind, OutcomeKind
 from runner.notebook import Notebook
 from runner.opening import Opened
-from runner.page import write_page
+from runner.page import leave_page
 from runner.pipeline import flow, workers_for
 from runner.remaining import work_left
 from runner.results import Findings
@@ -121,8 +121,7 @@ async def make_plan(
                 ended=None if reason is None else stamp(engine.clocks.wall()),
             )
         )
-        if not isinstance(reason, DiskFault):
-            write_page(folder, manifest, opened.job, None)
+        leave_page(folder, manifest, opened.job, None)
     finally:
         folder.unlock()
     return plan_of(folder, manifest)

@@ -30,7 +30,7 @@ from runner.live import Live
 from runner.log import stamp
 from runner.model import OutcomeKind
 from runner.opening import Opened
-from runner.page import write_page
+from runner.page import leave_page
 from runner.pipeline import Sink, Stop, workers_for
 from runner.record import Record
 from runner.relay import Relay
@@ -286,7 +286,7 @@ def _account(opened: Opened, manifest: Manifest, engine: Engine, wall_s: float) 
         folder.write(manifest)
         summary = add_up(folder, manifest, opened.job)
         manifest = folder.write(msgspec.structs.replace(manifest, exit_code=summary.exit_code))
-        write_page(folder, manifest, opened.job, summary)
+        leave_page(folder, manifest, opened.job, summary)
     except DiskFault:
         if isinstance(reason, DiskFault):
             # The first fault says more than what came of it.

@@ -325,6 +325,7 @@ def test_x7_all_files_are_private(mixed: Mixed) -> None:
         *(f"{RUN}/{name}.csv" for name in ("succeeded", "failed", "unprocessed")),
         f"{RUN}/run.json",
         f"{RUN}/summary.json",
+        f"{RUN}/report.html",
     }
     assert (mixed.stage.runs / ".gitignore").read_text(encoding="utf-8") == "*\n"
 

@@ -202,6 +202,22 @@ async def test_every_way_out_leaves_a_page(tmp_path: Path) -> None:
     assert [mark["label"] for mark in second.data["time"]["marks"]] == ["resumed"]
 
 
+async def test_a_run_ends_alike_when_its_page_finds_no_room(tmp_path: Path) -> None:
+    """The page is only a picture: verdict and files are there without it, and it is said."""
+    async with Stage(tmp_path) as stage:
+        stage.plain(2)
+        opened = stage.open()
+        (opened.folder.path / PAGE).touch()
+        (opened.folder.path / f".{PAGE}.part").mkdir()
+        run = await stage.carry(opened)
+
+    assert run.summary.exit_code == 0
+    assert (run.path / "summary.json").is_file()
+    assert not (run.path / PAGE).exists()
+    assert "page.not_written" in stage.diagnostics.getvalue()
+    assert f"syncshift report {run.id}" in stage.diagnostics.getvalue()
+
+
 async def test_the_page_of_a_plan_shows_the_plan(tmp_path: Path) -> None:
     """A planned run has a page with its findings and re-syncs; applied, it shows the run."""
     async with Stage(tmp_path) as stage:

@@ -4,6 +4,6 @@
 rows to be listed; `charts` and `words` say it; `making` puts the page together.
 """
 
-from runner.page.making import PAGE, page_of, write_page
+from runner.page.making import PAGE, leave_page, page_of, write_page
 
-__all__ = ["PAGE", "page_of", "write_page"]
+__all__ = ["PAGE", "leave_page", "page_of", "write_page"]

@@ -12,12 +12,12 @@ from runner.page.course import BAD, ENDED, GOOD, RESYNCS, UNDER_WAY, Course
 from runner.page.words import ceiling, duration
 
 WIDTH, HEIGHT = 640, 220
-_LEFT, _RIGHT, _TOP, _BOTTOM = 48, 10, 18, 24
+_LEFT, _RIGHT, _TOP, _BOTTOM = 48, 22, 18, 24
 _SMOOTH = 120
 _POINTS = 300
 _SAMPLES = 12
 _TICKS_S = (
-    *(0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800),
+    *(0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800),
     *(3600, 7200, 10_800, 21_600, 43_200, 86_400, 172_800, 604_800),
 )
 FOR_ALL = frozenset(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,12 @@ from typing import Any
 import msgspec
 
 from runner.account import family_of, standing_of
+from runner.errors import DiskFault
 from runner.folder import Folder, Manifest
 from runner.job import Job
 from runner.journal import write_file
 from runner.lineage import Member
+from runner.log import diagnostics
 from runner.model import Change, State
 from runner.page import planned, words
 from runner.page.charts import Chart, bands_of, charts_of, drawn, marks_of, sampled
@@ -53,6 +56,22 @@ def write_page(folder: Folder, manifest: Manifest, job: Job, summary: Summary | 
     path = folder.path / PAGE
     write_file(path, page_of(folder, manifest, job, summary))
     return path
+
+
+def leave_page(folder: Folder, manifest: Manifest, job: Job, summary: Summary | None) -> None:
+    """Write ``report.html`` at the end of a run, if the disk has room for it.
+
+    The page is only a picture: where it does not fit, none is left that tells of an earlier end,
+    and the run ends as it would have. Raises `JournalDamaged`, `RunRefused`.
+    """
+    try:
+        write_page(folder, manifest, job, summary)
+    except DiskFault as fault:
+        with contextlib.suppress(OSError):
+            (folder.path / PAGE).unlink()
+        diagnostics().warning(
+            "page.not_written", reason=str(fault), then=f"syncshift report {folder.run_id}"
+        )
 
 
 def page_of(folder: Folder, manifest: Manifest, job: Job, summary: Summary | None) -> bytes:

@@ -124,7 +124,7 @@
     const grid = { stroke: color("hair"), width: 1 };
     const axis = { stroke: color("soft"), font: FONT, ticks: { show: false } };
     const plot = new uPlot({
-      width, height: 200, padding: [18, 8, 0, 0], legend: { show: false },
+      width, height: 200, padding: [18, 22, 0, 0], legend: { show: false },
       cursor: { y: false, points: { size: 6 }, drag: { x: true, y: false } },
       scales: { x: { time: false, range: (_, low, high) => low > half ? [low, high] : [0, high + half] }, y: { range: (_, low, high) => [0, Math.max(high * 1.05, 1e-9)] } },
       axes: [

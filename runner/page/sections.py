@@ -154,6 +154,8 @@ def pace_of(summary: Summary, course: Course) -> list[tuple[str, str]]:
 
 def attempts_of(course: Course) -> list[dict[str, Any]]:
     """Return how often the changes of a row were sent, as bars."""
+    if set(course.attempts) == {1}:
+        return []  # a single bar, of which the number is told already
     most = max(course.attempts.values(), default=0)
     return [
         {

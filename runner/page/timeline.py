@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Hashable, Sequence
 from typing import Generic, TypeVar
 
-_FIRST_S = 0.05
+_FIRST_S = 0.01
 K = TypeVar("K", bound=Hashable)
 
 
