@@ -14,7 +14,7 @@ import anyio
 import anyio.to_thread
 import msgspec
 
-from runner.account import add_up, index_of
+from runner.account import add_up, index_of, limits_of
 from runner.attempt import Clocks
 from runner.budget import Budget
 from runner.crew import Crew
@@ -135,6 +135,7 @@ async def _carry(
             rows=rows,
             settled=settled,
             in_doubt=len(index.in_doubt()),
+            limits=limits_of(opened.settings),
         )
         live = Live(
             rows=rows,

@@ -23,10 +23,12 @@ from runner.page import PAGE, page_of, words
 from runner.page.listing import ALL_UP_TO, cells_of
 from runner.page.timeline import Most, Timeline
 from runner.results import RunVerdict
+from runner.simulator import Behavior
 from runner.streams import csv_line
 from tests.commands import Stage as Commands
 from tests.pages import FAILURES, Made, eventful, varied
-from tests.stage import NEW, OLD, OTHER, Stage
+from tests.stage import NEW, OLD, OTHER, Stage, in_fast_motion
+from tests.test_waves import syncs_of
 
 ROOT = Path(__file__).resolve().parents[1]
 HOSTILE = (
@@ -544,3 +546,44 @@ def test_durations_are_told_as_people_say_them(seconds: float, told: str) -> Non
 def test_shares_claim_neither_all_nor_nothing(part: int, whole: int, told: str) -> None:
     """One row of five thousand is not rounded away."""
     assert words.share(part, whole) == told
+
+
+@in_fast_motion(20)
+async def test_the_page_shows_waves_gates_and_the_budget_of_a_run(tmp_path: Path) -> None:
+    """Of a run whose second gate failed: both gates, the row that speaks against, the budget."""
+    async with Stage(tmp_path, until=None, waves="2,20,100%", max_resyncs=4) as stage:
+        stage.seed(60, users=6)
+        opened = stage.open()
+        bad = syncs_of(opened, 2)[3]
+        stage.sim.behavior = Behavior(errored_ids=frozenset({bad}), resync_s=2.0)
+        run = await stage.carry(opened)
+        stopped = Seen((run.path / PAGE).read_text(encoding="utf-8"))
+        stage.sim.behavior = Behavior()
+        await stage.resume(run, past_gate=2, max_resyncs=9)
+        passed = Seen((run.path / PAGE).read_text(encoding="utf-8"))
+
+    row = next(n for n, line in run.outcomes.items() if line["sync_id"] == bad)
+    assert "Waves and gates" in stopped.words
+    assert "errored=0: 1 of its 20 rows" in stopped.words
+    assert f"row {row:,}, {bad}" in stopped.words
+    assert "fail" in stopped.words
+    assert "the gate of wave 2 failed" in stopped.words
+    budget = series_of(stopped, "budget")
+    assert set(budget) == {4.0}
+    assert max(series_of(stopped, "re-syncs")) <= 4
+    assert {band["reason"] for band in stopped.data["time"]["bands"]} <= {"gate"}
+    assert "budget" in stopped.words
+    assert "--past-gate" in passed.words
+    assert set(series_of(passed, "budget")) == {4.0, 9.0}
+    assert "wave 3" in [mark["label"] for mark in passed.data["time"]["marks"]]
+
+
+def series_of(page: Seen, name: str) -> list[float]:
+    """Return a line of a chart by its name."""
+    (values,) = (
+        series["values"]
+        for chart in page.data["charts"]
+        for series in chart["series"]
+        if series["name"] == name
+    )
+    return list(values)

@@ -97,7 +97,8 @@ def charts_of(course: Course, *, concurrency: int, budget: float | None) -> list
             "Under way",
             "rows",
             "Rows taken up and not yet ended or accepted, every wait of theirs included, and how "
-            "many requests were allowed in flight.",
+            "many requests were allowed in flight: set, or narrowed when the API asked for it. How it "
+            "widens again is not on record.",
             [
                 Series("rows under way", "line", _rounded(time.levels(UNDER_WAY)), area=True),
                 Series("allowed in flight", "limit", _window(course, concurrency), steps=True),
@@ -106,8 +107,8 @@ def charts_of(course: Course, *, concurrency: int, budget: float | None) -> list
     ]
     if course.resyncs:
         series = [Series("re-syncs", "line", _rounded(time.levels(RESYNCS)), area=True)]
-        if budget is not None:
-            steps = _stepped(course, budget, course.happenings.budgets)
+        steps = _stepped(course, budget, course.happenings.budgets)
+        if any(step is not None for step in steps):
             series.append(Series("budget", "limit", steps, steps=True))
         note = "Rows accepted whose re-sync was followed."
         charts.append(Chart("resyncs", "Re-syncs in flight", "re-syncs", note, series))
@@ -238,11 +239,11 @@ def _window(course: Course, concurrency: int) -> list[float | None]:
 
 
 def _stepped(
-    course: Course, first: float, changes: Sequence[tuple[float, float]]
+    course: Course, first: float | None, changes: Sequence[tuple[float, float | None]]
 ) -> list[float | None]:
     """Return *first*, and from each of *changes* on its value, for every bucket."""
     values: list[float | None] = []
-    left, now = sorted(changes), first
+    left, now = sorted(changes, key=lambda change: change[0]), first
     place = 0
     for bucket in range(course.time.buckets):
         while place < len(left) and left[place][0] < (bucket + 1) * course.time.width_s:

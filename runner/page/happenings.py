@@ -28,8 +28,12 @@ class _Event(msgspec.Struct, gc=False):
     wave: Any = None
     rows: int | None = None
     verdict: str = ""
-    condition: str = ""
+    condition: str | None = None
     figures: Any = None
+    row: int | None = None
+    sync_id: str | None = None
+    by: str = ""
+    limits: Any = None
     command: str = ""
     who: str = ""
     values: Any = None
@@ -65,6 +69,10 @@ class Wave(msgspec.Struct):
     at_s: float
     verdict: str = ""
     why: str = ""
+    offender: str = ""
+    """The first row that speaks against going on."""
+    passed_by: str = ""
+    """Who went on past the gate, if a person did."""
 
 
 class Happening(msgspec.Struct, frozen=True):
@@ -89,8 +97,8 @@ class Happenings:
         self.steered: list[Happening] = []
         self.windows: list[tuple[float, float]] = []
         """From when on how many requests were allowed in flight."""
-        self.budgets: list[tuple[float, float]] = []
-        """From when on how many re-syncs were allowed at a time."""
+        self.budgets: list[tuple[float, float | None]] = []
+        """From when on how many re-syncs were allowed at a time; None: any number."""
         self.lanes = 0
         """Users who got a lane of their own, because they were slowed down alone."""
         self._open: dict[str, Held] = {}
@@ -107,6 +115,7 @@ class Happenings:
                 self._close_all(at)
                 at = placed[min(number, len(placed) - 1)]
                 number += 1
+                self._limit(event.limits, at[1])
             self._note(event, at)
         self._close_all(at)
         self.holds.sort(key=lambda hold: hold.since_s)
@@ -129,6 +138,8 @@ class Happenings:
                 self._wave(event, now_s)
             case "gate.judged":
                 self._judge(event)
+            case "gate.passed":
+                self._pass(event)
             case "control.received":
                 self._steer(event, now_s)
 
@@ -171,18 +182,30 @@ class Happenings:
         for wave in self.waves:
             if wave.name == str(event.wave):
                 wave.verdict = event.verdict
-                wave.why = event.reason or event.condition or _figures(event.figures)
+                wave.why = event.why or event.condition or _figures(event.figures)
+                if event.row is not None:
+                    wave.offender = f"row {event.row:,}, {event.sync_id or ''}".strip(", ")
+
+    def _pass(self, event: _Event) -> None:
+        for wave in self.waves:
+            if wave.name == str(event.wave):
+                wave.passed_by = event.by
 
     def _steer(self, event: _Event, now_s: float) -> None:
         told = _figures(event.values)
         what = f"{event.command} {told}".strip()
         if len(self.steered) < _KEPT:
             self.steered.append(Happening(now_s, event.timestamp, what, event.who, event.reason))
-        values = event.values if isinstance(event.values, dict) else {}
-        if isinstance(values.get("max_resyncs"), int | float):
-            self.budgets.append((now_s, float(values["max_resyncs"])))
+        self._limit(event.values, now_s)
+
+    def _limit(self, told: Any, now_s: float) -> None:
+        """Note from when on limits hold: a run tells of them when it begins, and when one is set."""
+        values = told if isinstance(told, dict) else {}
         if isinstance(values.get("concurrency"), int | float):
             self._window(now_s, float(values["concurrency"]))
+        if "max_resyncs" in values:
+            most = values["max_resyncs"]
+            self.budgets.append((now_s, float(most) if isinstance(most, int | float) else None))
 
 
 def _figures(values: Any) -> str:

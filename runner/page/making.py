@@ -175,8 +175,8 @@ def _origin(index: FamilyIndex, number: int) -> Any:
 
 def _budget_of(manifest: Manifest) -> float | None:
     """Return how many re-syncs may be in flight at a time; None: any number."""
-    budget = getattr(manifest.settings, "max_resyncs", None)
-    return float(budget) if isinstance(budget, int) else None
+    budget = manifest.settings.resync_budget
+    return None if budget is None else float(budget)
 
 
 def _has_sent(family: Sequence[Member]) -> bool:
