@@ -307,7 +307,7 @@ def told_events() -> Iterator[tuple[str, set[str]]]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             match node:
                 case ast.Call(
-                    func=ast.Attribute(attr="tell"),
+                    func=ast.Attribute(attr="tell" | "_tell") | ast.Name(id="tell"),
                     args=[ast.Constant(value=str(event))],
                     keywords=keywords,
                 ):
