@@ -6,47 +6,30 @@ where CI is set they fail instead.
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from runner.model import FindingKind
 from runner.page import PAGE
+from tests.browsers import AXE, launched, missing
 from tests.pages import Made, eventful, varied
 from tests.stage import NEW
 from tests.test_page import HOSTILE
 
-ROOT = Path(__file__).resolve().parents[1]
-AXE = ROOT / ".browser" / "node_modules" / "axe-core" / "axe.min.js"
 WIDTHS = (400, 1000, 1600)
 Scheme = Literal["light", "dark"]
-
-
-def missing(what: str) -> NoReturn:
-    """Leave a test out, or let it fail where everything has to be there."""
-    reason = f"{what} is not here, so the page is not opened in a browser; `make browser` gets it"
-    if os.environ.get("CI"):
-        pytest.fail(reason)
-    pytest.skip(reason)
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """Return Debian's Chromium, without a head."""
-    names = ("chromium", "chromium-browser", "google-chrome")
-    path = next(filter(None, map(shutil.which, names)), None) or missing("chromium")
-    # Chromium refuses to be shut in when root starts it, as containers do.
-    arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
-    with sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=path, args=arguments)
+    with launched() as found:
         yield found
-        found.close()
 
 
 @pytest.fixture(scope="module")

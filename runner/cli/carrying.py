@@ -114,6 +114,10 @@ def see_through(
     except SyncshiftError as refusal:
         give_up(opened, refusal)
         raise
+    if asking.ui:
+        from runner.cli.watching import tell_of_page
+
+        tell_of_page(opened.folder)
     summary = _carry(opened, quiet=output.quiet)
     _tell(opened, summary, output)
     code = summary.exit_code

@@ -20,6 +20,7 @@ from runner.cli import (
     plans,
     runs,
     undoing,
+    watching,
 )
 from runner.errors import SettingsError, SyncshiftError
 from runner.version import VERSION
@@ -50,6 +51,8 @@ for _command in (
     braking.brake,
     looking.status,
     looking.report,
+    watching.watch,
+    watching.ui,
     local.simulate,
     local.demo,
 ):

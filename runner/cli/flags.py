@@ -37,12 +37,14 @@ class Output:
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class Asking:
-    """Whether a person is asked before anything is sent."""
+    """How a person takes part: is asked before anything is sent, and may watch."""
 
     yes: Annotated[bool, _flag(THE_RUN)] = False
     """Do not ask before sending. Required without a terminal."""
     expect: Annotated[int | None, _flag(THE_RUN)] = None
     """Refuse unless exactly so many re-syncs would start."""
+    ui: Annotated[bool, _flag(THE_RUN)] = False
+    """Serve a page on this machine that follows the run and steers it, and print its address."""
 
 
 @Parameter(name="*")

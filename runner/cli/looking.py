@@ -13,7 +13,6 @@ from rich.text import Text
 from runner.cli import screen
 from runner.cli.completing import RunName
 from runner.cli.flags import Output, told
-from runner.errors import SyncshiftError
 
 if TYPE_CHECKING:
     from runner.control import Standing
@@ -37,11 +36,16 @@ def status(run: RunName | None = None, /, *, output: Output = Output()) -> int:
     run
         Name of the run; without it, all runs of the folder.
     """
+    import msgspec
+
     from runner.folder import Folder
+    from runner.roster import roster
 
     runs_dir = runs_dir_of(output)
     if run is None:
-        listed = _list(Folder.all(runs_dir))
+        listed = [
+            msgspec.to_builtins(entry) for entry in roster(Folder.all(runs_dir), warn=screen.warn)
+        ]
         if output.json:
             screen.write_json(listed)
         else:
@@ -227,43 +231,6 @@ def _summary(folder: Folder) -> Summary:
 
     manifest = folder.read()
     return add_up(folder, manifest, find(manifest.job), live=folder.is_locked(), files=False)
-
-
-def _list(folders: list[Folder]) -> list[dict[str, Any]]:
-    """Return what can be told of each run; one that cannot be read hides no other."""
-    listed = []
-    for folder in folders:
-        try:
-            listed.append(_facts_of(folder))
-        except SyncshiftError as error:
-            screen.warn(f"run {folder.run_id} is left out: {error}")
-    return listed
-
-
-def _facts_of(folder: Folder) -> dict[str, Any]:
-    """Return one line of the list, as data."""
-    from runner.account import index_of
-    from runner.results import verdict_of
-
-    manifest = folder.read()
-    index = index_of(folder)
-    rows = manifest.rows or 0
-    left = rows - index.succeeded - index.failed
-    live = folder.is_locked()
-    return {
-        "run_id": manifest.run_id,
-        "job": manifest.job,
-        "state": manifest.state,
-        "verdict": verdict_of(manifest.state, failed=index.failed, unprocessed=left, live=live),
-        "rows": manifest.rows,
-        "succeeded": index.succeeded,
-        "failed": index.failed,
-        "unprocessed": left,
-        "parent": manifest.parent,
-        "relation": manifest.relation,
-        "created": manifest.created,
-        "ended": manifest.ended,
-    }
 
 
 def _table(listed: list[dict[str, Any]]) -> Table:

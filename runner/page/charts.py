@@ -69,8 +69,13 @@ class Mark(msgspec.Struct, frozen=True):
     label: str
 
 
-def charts_of(course: Course, *, concurrency: int, budget: float | None) -> list[Chart]:
-    """Return the charts of a run; none of a run in which no row ended."""
+def charts_of(
+    course: Course, *, concurrency: int, budget: float | None, live: bool = False
+) -> list[Chart]:
+    """Return the charts of a run; none of a run in which no row ended.
+
+    Of a run that is *live*, what is not on record yet is left out.
+    """
     time = course.time
     ended = time.counts(ENDED)
     if not sum(ended):
@@ -97,10 +102,10 @@ def charts_of(course: Course, *, concurrency: int, budget: float | None) -> list
             "Under way",
             "rows",
             "Rows taken up and not yet ended or accepted, every wait of theirs included, and how "
-            "many requests were allowed in flight: set, or narrowed when the API asked for it. How it "
-            "widens again is not on record.",
+            "many requests were allowed in flight: set, or narrowed when the API asked for it. How "
+            "it widens again is not on record.",
             [
-                Series("rows under way", "line", _rounded(time.levels(UNDER_WAY)), area=True),
+                Series("rows under way", "line", _under_way(course, live=live), area=True),
                 Series("allowed in flight", "limit", _window(course, concurrency), steps=True),
             ],
         ),
@@ -158,7 +163,7 @@ def drawn(chart: Chart, course: Course) -> dict[str, Any]:
         ]
         if series.steps:
             points = list(_corners(points))
-        if points:
+        if points and series.values[-1] is not None:
             points.append((x(end_s), points[-1][1]))
         path = " ".join(f"{a:g},{b:g}" for a, b in points)
         area = ""
@@ -232,6 +237,14 @@ def _rounded(values: Sequence[float]) -> list[float | None]:
 
 def _short(value: float) -> float:
     return round(value) if value >= 100 else round(value, 2)
+
+
+def _under_way(course: Course, *, live: bool) -> list[float | None]:
+    found = _rounded(course.time.levels(UNDER_WAY))
+    # A row is on record once it has ended or is accepted.
+    cut = int(course.longest_s / course.time.width_s) + 2 if live else 0
+    known = max(0, len(found) - cut)
+    return [*found[:known], *[None] * (len(found) - known)]
 
 
 def _window(course: Course, concurrency: int) -> list[float | None]:

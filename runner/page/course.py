@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime
 from array import array
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
@@ -52,6 +52,8 @@ class Part(msgspec.Struct, frozen=True):
     events: Path
     started: str
     ended: str | None
+    alive: str | None = None
+    """When it was seen at work last, from outside; None: only its own record says."""
     is_last: Callable[[int], bool] = lambda row: True
     """Whether a row's outcome here is the last one that it has in the family."""
     origin: Callable[[int], int] = lambda row: row
@@ -79,8 +81,11 @@ class Stretch(msgspec.Struct, frozen=True):
 class Course:
     """What happened in a run and its retries, in bounded memory."""
 
-    def __init__(self, wanted: Collection[int]) -> None:
-        """*wanted* are the rows of which the extras are kept."""
+    def __init__(self, wanted: Collection[int], *, latest: int = 0) -> None:
+        """*wanted* are the rows of which the extras are kept.
+
+        Of those that failed, the *latest* ones are kept as they stand in the report.
+        """
         self.time = Timeline(counts=(GOOD, BAD, ENDED), levels=(UNDER_WAY, RESYNCS))
         self.stretches: list[Stretch] = []
         self.happenings = Happenings()
@@ -91,8 +96,11 @@ class Course:
         self.fields: Counter[str] = Counter()
         """Rows that were updated, by field."""
         self.extras: dict[int, Extra] = {}
+        self.longest_s = 0.0
+        """How long a row was under way at most; what was so lately is on record only in parts."""
         self.resyncs = 0
         """Rows that were followed while they re-synced."""
+        self.latest: deque[bytes] = deque(maxlen=latest)
         self._wanted = frozenset(wanted)
         self._end_s = 0.0
 
@@ -102,10 +110,12 @@ class Course:
         Raises `JournalDamaged`, and `RunRefused` for what this version does not know.
         """
         sessions = read_sessions(member.events, started=member.started, ended=member.ended)
+        if member.alive is not None:
+            sessions[-1].alive(member.alive)
         walk = _Walk(sessions, self._end_s)
         # When a row was accepted, as seconds at work and one more; 0: it was not.
         accepted = array("f")
-        for line in _lines(member.report):
+        for line, raw in _lines(member.report):
             at_s = walk.at(line.timestamp.timestamp())
             if line.event == "change.accepted":
                 if line.row >= len(accepted):
@@ -115,6 +125,8 @@ class Course:
             elif line.outcome is not None:
                 since_s = accepted[line.row] - 1 if line.row < len(accepted) else -1.0
                 self._settle(member, line, at_s, since_s, starts_resync)
+                if line.outcome not in SUCCEEDED:
+                    self.latest.append(raw)
                 if since_s >= 0:
                     accepted[line.row] = 0
         walk.finish()
@@ -138,6 +150,8 @@ class Course:
     ) -> None:
         began_s = at_s - line.elapsed_ms / 1000
         self.time.count(ENDED, at_s)
+        until_s = at_s if accepted_s < 0 else accepted_s
+        self.longest_s = max(self.longest_s, until_s - began_s)
         if accepted_s < 0:
             self.time.span(UNDER_WAY, began_s, at_s)
         else:
@@ -220,10 +234,10 @@ class _Walk:
         self._opened, self._next = self._next, _opening(self._after)
 
 
-def _lines(report: Path) -> Iterator[_Line]:
+def _lines(report: Path) -> Iterator[tuple[_Line, bytes]]:
     for line in scan(report) if report.exists() else ():
         try:
-            yield _DECODE_LINE(line.data)
+            yield _DECODE_LINE(line.data), line.data
         except msgspec.MsgspecError as error:
             raise not_understood(report, f"line {line.seq}", error) from error
 

@@ -199,7 +199,7 @@ class Happenings:
         self._limit(event.values, now_s)
 
     def _limit(self, told: Any, now_s: float) -> None:
-        """Note from when on limits hold: a run tells of them when it begins, and when one is set."""
+        """Note from when on limits hold: they are told with each beginning, and when one is set."""
         values = told if isinstance(told, dict) else {}
         if isinstance(values.get("concurrency"), int | float):
             self._window(now_s, float(values["concurrency"]))

@@ -82,19 +82,31 @@ def page_of(folder: Folder, manifest: Manifest, job: Job, summary: Summary | Non
 
 
 def _view_of(folder: Folder, manifest: Manifest, job: Job, summary: Summary) -> dict[str, Any]:
-    unprocessed = summary.counts["unprocessed"]
     listing = list_rows(
         folder.path,
         rows=summary.rows,
         classes=summary.error_classes,
-        unprocessed=unprocessed,
+        unprocessed=summary.counts["unprocessed"],
     )
     family = family_of(folder, manifest)
-    course = _course_of(family, job, listing)
+    course = course_of(family, job, Course(listing.lines))
+    return view_of(manifest, summary, family, course, listing)
+
+
+def view_of(
+    manifest: Manifest,
+    summary: Summary,
+    family: Sequence[Member],
+    course: Course,
+    listing: Listing,
+) -> dict[str, Any]:
+    """Return what the template of a run shows, rows and all."""
+    unprocessed = summary.counts["unprocessed"]
     charts = charts_of(
         course,
         concurrency=manifest.settings.concurrency,
         budget=_budget_of(manifest),
+        live=summary.verdict is None,
     )
     columns = columns_of_runs(listing)
     tone, sign = words.mark_of(summary.verdict)
@@ -141,16 +153,20 @@ def _view_of(folder: Folder, manifest: Manifest, job: Job, summary: Summary) -> 
     }
 
 
-def _course_of(family: Sequence[Member], job: Job, listing: Listing) -> Course:
-    """Read what happened over time in a run and its retries."""
+def course_of(
+    family: Sequence[Member], job: Job, course: Course, *, alive: str | None = None
+) -> Course:
+    """Read into *course* what happened over time in a run and its retries, and return it.
+
+    *alive*: when the last of them was seen at work, from outside.
+    """
 
     def starts_resync(desired: State, before: State | None) -> bool:
         return job.starts_resync(Change(0, 0, "", "", desired), before)
 
-    course = Course(listing.lines)
     index = standing_of(family) if len(family) > 1 else None
     for number, member in enumerate(family):
-        part = _part(member)
+        part = _part(member, alive if number == len(family) - 1 else None)
         if isinstance(index, FamilyIndex):
             part = msgspec.structs.replace(
                 part, is_last=_is_last(index, number), origin=_origin(index, number)
@@ -159,10 +175,10 @@ def _course_of(family: Sequence[Member], job: Job, listing: Listing) -> Course:
     return course
 
 
-def _part(member: Member) -> Part:
+def _part(member: Member, alive: str | None) -> Part:
     manifest, path = member.manifest, member.folder.path
     started = manifest.started or manifest.created
-    return Part(member.run_id, path / REPORT, path / EVENTS, started, manifest.ended)
+    return Part(member.run_id, path / REPORT, path / EVENTS, started, manifest.ended, alive)
 
 
 def _is_last(index: FamilyIndex, number: int) -> Any:

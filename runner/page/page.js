@@ -3,7 +3,7 @@
 // sorted, paged and taken along as CSV. Values become text, never markup.
 (() => {
   const find = (selector, within = document) => within.querySelector(selector);
-  const told = JSON.parse(find("#data").textContent);
+  let told = JSON.parse(find("#data").textContent);
   document.documentElement.classList.add("scripted");
 
   const make = (name, attributes = {}, ...inside) => {
@@ -115,18 +115,22 @@
     ? Math.round(value).toLocaleString("en") : String(Number(value.toPrecision(2)));
   const STEPS = [.001, .002, .005, .01, .02, .05, .1, .2, .5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400, 172800, 604800];
 
+  const half = () => told.time.width_s / 2;
+  const lines = (chart) => [
+    chart.series[0].values.map((_, bucket) => bucket * told.time.width_s + half()),
+    ...chart.series.map((one) => one.values),
+  ];
+
   const draw = (figure) => {
-    const chart = told.charts[figure.dataset.chart], place = find(".live", figure), readout = find(".readout", figure);
+    const which = figure.dataset.chart, chart = told.charts[which], place = find(".live", figure);
     place.replaceChildren();
     const width = Math.max(240, place.clientWidth);
-    const half = told.time.width_s / 2;
-    const xs = chart.series[0].values.map((_, bucket) => bucket * told.time.width_s + half);
     const grid = { stroke: color("hair"), width: 1 };
     const axis = { stroke: color("soft"), font: FONT, ticks: { show: false } };
     const plot = new uPlot({
       width, height: 200, padding: [18, 22, 0, 0], legend: { show: false },
       cursor: { y: false, points: { size: 6 }, drag: { x: true, y: false } },
-      scales: { x: { time: false, range: (_, low, high) => low > half ? [low, high] : [0, high + half] }, y: { range: (_, low, high) => [0, Math.max(high * 1.05, 1e-9)] } },
+      scales: { x: { time: false, range: (_, low, high) => low > half() ? [low, high] : [0, high + half()] }, y: { range: (_, low, high) => [0, Math.max(high * 1.05, 1e-9)] } },
       axes: [
         { ...axis, grid: { show: false }, incrs: STEPS, space: 70, size: 28, values: (_, all) => all.map((at) => at === 0 ? "0" : duration(at)) },
         { ...axis, grid, size: 52, space: 34, incrs: chart.whole ? [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 2e5, 5e5, 1e6] : undefined, values: (_, all) => all.map(number) },
@@ -140,28 +144,39 @@
       hooks: {
         drawClear: [bands], draw: [marks],
         setCursor: [(now) => {
-          const at = now.cursor.idx;
+          const at = now.cursor.idx, readout = find(".readout", place.closest("figure"));
           readout.textContent = at == null ? "" : [duration(at * told.time.width_s), told.time.moments[at],
-            ...chart.series.map((one) => `${number(one.values[at] ?? 0)} ${one.name}`)].filter(Boolean).join(" · ");
+            ...told.charts[which].series.map((one) => `${number(one.values[at] ?? 0)} ${one.name}`)].filter(Boolean).join(" · ");
         }],
       },
-    }, [xs, ...chart.series.map((one) => one.values)], place);
-    return { figure, place, plot, width };
+    }, lines(chart), place);
+    return { which, place, plot, width };
   };
   const drawAll = () => {
     for (const one of drawn.splice(0)) one.plot.destroy();
     for (const figure of document.querySelectorAll("figure[data-chart]")) drawn.push(draw(figure));
   };
-  if (told.charts.length) {
-    drawAll();
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
-    new ResizeObserver(() => {
-      for (const one of drawn) {
-        const width = Math.max(240, one.place.clientWidth);
-        if (width !== one.width && one.place.clientWidth) one.plot.setSize({ width: one.width = width, height: 200 });
-      }
-    }).observe(find("main"));
-  }
+  drawAll();
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
+  new ResizeObserver(() => {
+    for (const one of drawn) {
+      const width = Math.max(240, one.place.clientWidth);
+      if (width !== one.width && one.place.clientWidth) one.plot.setSize({ width: one.width = width, height: 200 });
+    }
+  }).observe(find("main"));
+
+  // What a page that follows a run needs of this.
+  globalThis.syncshift = {
+    make, count, duration, say,
+    renew(next) {
+      const same = next.charts.length === drawn.length && drawn.every((one) =>
+        one.place.isConnected && next.charts[one.which].series.length === one.plot.series.length - 1);
+      told = next;
+      if (!same) return drawAll();
+      // Whoever has zoomed in keeps what they look at.
+      for (const one of drawn) one.plot.setData(lines(told.charts[one.which]), !(one.plot.scales.x.min > 0));
+    },
+  };
 
   // -------------------------------------------------------------------------------------- table
 

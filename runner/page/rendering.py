@@ -11,7 +11,7 @@ import functools
 import hashlib
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -21,7 +21,9 @@ from runner.page.words import plain
 
 _HERE = Path(__file__).resolve().parent
 _LICENSE = "uplot/LICENSE"
-_SCRIPTS = ("uplot/uPlot.iife.min.js", "page.js")
+_UPLOT = "uplot/uPlot.iife.min.js"
+_SCRIPTS = {"report": (_UPLOT, "page.js"), "live": (_UPLOT, "page.js", "live.js"), "list": ()}
+"""The scripts of each kind of page."""
 _STYLES = ("uplot/uPlot.min.css", "page.css")
 _ICON = "data:,"
 # Inside of a script element only `<` and `&` could end it or begin something else. What cannot be
@@ -31,29 +33,22 @@ _IN_SCRIPT = re.compile(
 )
 
 
-def render(template: str, view: dict[str, Any]) -> bytes:
+Kind = Literal["report", "live", "list"]
+
+
+def render(template: str, view: dict[str, Any], kind: Kind = "report") -> bytes:
     """Return the page that *template* makes of *view*, in UTF-8.
 
     The key ``data`` of *view* is what the script works with; it is put in as JSON.
     """
-    style, script = _sources(_STYLES), _script()
-    policy = "; ".join(
-        (
-            "default-src 'none'",
-            f"script-src {_hash(script)}",
-            f"style-src {_hash(style)}",
-            "img-src data:",
-            "base-uri 'none'",
-            "form-action 'none'",
-        )
-    )
+    style, script = _style(), _script(kind)
     text = (
         _environment()
         .get_template(template)
         .render(
             {
                 **view,
-                "policy": policy,
+                "policy": policy_of(kind),
                 "icon": _ICON,
                 "style": Markup(style),  # noqa: S704  # our own file
                 "script": Markup(script),  # noqa: S704  # our own files
@@ -63,6 +58,22 @@ def render(template: str, view: dict[str, Any]) -> bytes:
     )
     # Half a character has no place in UTF-8; plain() has written out all that came from outside.
     return text.encode("utf-8", "backslashreplace")
+
+
+@functools.cache
+def policy_of(kind: Kind) -> str:
+    """Return what a page of this kind may do: run our own scripts, and if live ask its server."""
+    script = _script(kind)
+    rules = [
+        "default-src 'none'",
+        f"script-src {_hash(script)}" if script else "",
+        f"style-src {_hash(_style())}",
+        "img-src data:",
+        "connect-src 'self'" if kind == "live" else "",
+        "base-uri 'none'",
+        "form-action 'none'",
+    ]
+    return "; ".join(filter(None, rules))
 
 
 def _data(value: Any) -> Markup:
@@ -89,9 +100,17 @@ def _visible(value: Any) -> Any:
     return plain(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
-def _script() -> str:
+@functools.cache
+def _style() -> str:
+    return _sources(_STYLES)
+
+
+@functools.cache
+def _script(kind: Kind) -> str:
+    if not _SCRIPTS[kind]:
+        return ""
     license_text = (_HERE / _LICENSE).read_text(encoding="utf-8").strip()
-    return f"/*!\n{license_text}\n*/\n{_sources(_SCRIPTS)}"
+    return f"/*!\n{license_text}\n*/\n{_sources(_SCRIPTS[kind])}"
 
 
 def _sources(names: tuple[str, ...]) -> str:

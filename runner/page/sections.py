@@ -40,7 +40,8 @@ def facts_of(manifest: Manifest, summary: Summary, course: Course) -> list[tuple
     project = f"project {settings.project_id}" if settings.project_id else ""
     work_s = sum(stretch.seconds for stretch in course.stretches)
     sessions = len(course.stretches)
-    ended = f"ended {words.moment(summary.ended)}" if summary.ended else "its end is not known"
+    unknown = "at work" if summary.verdict is None else "its end is not known"
+    ended = f"ended {words.moment(summary.ended)}" if summary.ended else unknown
     facts = [
         ("Job", manifest.job, _versions(manifest)),
         ("Input", told.name, digest),
@@ -96,7 +97,8 @@ def outcomes_of(summary: Summary) -> dict[str, Any]:
         (kind.value, words.tone_of(kind), words.MEANINGS[kind], summary.counts[kind])
         for kind in OutcomeKind
     ]
-    left = ("unprocessed", "left", words.UNPROCESSED, summary.counts["unprocessed"])
+    meaning = words.NOT_YET if summary.verdict is None else words.UNPROCESSED
+    left = ("unprocessed", "left", meaning, summary.counts["unprocessed"])
     return words.bar([*told, left], summary.rows)
 
 

@@ -24,6 +24,7 @@ MEANINGS = {
 }
 """What each outcome means, for somebody who has not read the README."""
 UNPROCESSED = "has not ended; resume goes on with it"
+NOT_YET = "has not ended yet"
 
 FINDINGS = {
     FindingKind.CHANGE: "will be changed",
