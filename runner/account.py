@@ -101,7 +101,8 @@ def _retry(member: Member) -> Retry:
     return Retry(member.run_id, events, manifest.started or manifest.created, manifest.ended)
 
 
-def _waves(manifest: Manifest) -> list[WaveEnded]:
+def waves_of(manifest: Manifest) -> list[WaveEnded]:
+    """Return what became of each wave of a run; of one without waves nothing."""
     gates = {gate.wave: gate for gate in manifest.gates}
     waves = []
     for wave, rows in enumerate(manifest.wave_rows, 1):
@@ -165,7 +166,7 @@ def add_up(
         starts_resync=_starts_resync(job),
         live=live or any(member.folder.is_locked() for member in family[1:]),
         retries=[_retry(member) for member in family[1:]],
-        waves=_waves(manifest),
+        waves=waves_of(manifest),
         signal=code - _SIGNALED if code > _SIGNALED else None,
     )
     if files:

@@ -465,25 +465,29 @@ _ROLLOUT = (
     " waves gate soak approve seed strict max-resyncs max-resyncs-per start-at window spread health"
 )
 _FLAGS_OF = {
-    "run": "format run-id no-copy yes expect runs-dir base-url project-id signing-key-file "
+    "run": "format run-id no-copy yes expect ui runs-dir base-url project-id signing-key-file "
     "audience until confirm-timeout resync-timeout allow-http trust-env concurrency rate timeout "
     "max-failures max-attempts max-outage drain no-read skip-invalid ignore-column json quiet "
     "log-level" + _ROLLOUT,
-    "resume": "past-gate yes expect runs-dir base-url project-id signing-key-file audience until "
-    "concurrency rate timeout max-failures max-resyncs json quiet log-level",
+    "resume": "past-gate yes expect ui runs-dir base-url project-id signing-key-file audience "
+    "until concurrency rate timeout max-failures max-resyncs json quiet log-level",
     "plan": "format run-id no-copy offline runs-dir base-url project-id until no-read skip-invalid "
     "confirm-timeout resync-timeout concurrency rate timeout max-failures json quiet log-level"
     + _ROLLOUT,
-    "apply": "yes expect max-age runs-dir base-url project-id signing-key-file audience until "
+    "apply": "yes expect ui max-age runs-dir base-url project-id signing-key-file audience until "
     "concurrency rate timeout max-failures json quiet log-level",
     "verify": "watch every runs-dir base-url project-id signing-key-file audience concurrency rate "
     "timeout json quiet log-level",
-    "retry": "class run-id yes expect runs-dir base-url project-id signing-key-file audience until "
-    "concurrency rate timeout max-failures json quiet log-level" + _ROLLOUT,
-    "rollback": "only run-id yes expect runs-dir base-url project-id signing-key-file audience "
+    "retry": "class run-id yes expect ui runs-dir base-url project-id signing-key-file audience "
     "until concurrency rate timeout max-failures json quiet log-level" + _ROLLOUT,
-    "status": "runs-dir json quiet log-level",
+    "rollback": "only run-id yes expect ui runs-dir base-url project-id signing-key-file audience "
+    "until concurrency rate timeout max-failures json quiet log-level" + _ROLLOUT,
+    "brake": "release run-id yes expect ui runs-dir base-url project-id signing-key-file audience "
+    "until concurrency rate timeout max-failures json quiet log-level",
+    "status": "watch runs-dir json quiet log-level",
     "report": "runs-dir json quiet log-level",
+    "watch": "open until-left runs-dir json quiet log-level",
+    "ui": "open runs-dir json quiet log-level",
     "pause": "for reason runs-dir json quiet log-level",
     "continue": "reason runs-dir json quiet log-level",
     "set": "rate concurrency max-resyncs max-failures reason runs-dir json quiet log-level",

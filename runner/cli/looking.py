@@ -5,29 +5,39 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+from cyclopts import Parameter
 from rich.table import Table
 from rich.text import Text
 
 from runner.cli import screen
 from runner.cli.completing import RunName
-from runner.cli.flags import Output, told
+from runner.cli.flags import THE_RUN, Output, told
+from runner.errors import SettingsError
 
 if TYPE_CHECKING:
     from runner.control import Standing
     from runner.folder import Folder, Manifest
     from runner.results import Summary
 
+_RUN = Parameter(group=THE_RUN, negative=(), show_default=False)
 _LOOK_EVERY_S = 0.5
 _REST = 4
 _PATIENCE_S = 2.0
 
 
-def status(run: RunName | None = None, /, *, output: Output = Output()) -> int:
+def status(
+    run: RunName | None = None,
+    /,
+    *,
+    watch: Annotated[bool, _RUN] = False,
+    output: Output = Output(),
+) -> int:
     """List all runs, or show one; of a run that is at work, live on a terminal.
 
-    Changes nothing. Exit code 0 if it could answer.
+    With --watch it follows the run to its end, also in a pipe: pace, why it waits, waves.
+    Changes nothing; Ctrl-C ends the look, and not the run. Exit code 0 if it could answer.
 
     Example: syncshift status 20261123-174214-6cd02e
 
@@ -35,6 +45,8 @@ def status(run: RunName | None = None, /, *, output: Output = Output()) -> int:
     ----------
     run
         Name of the run; without it, all runs of the folder.
+    watch
+        Follow the run until it has ended, then show what it came to.
     """
     import msgspec
 
@@ -42,6 +54,8 @@ def status(run: RunName | None = None, /, *, output: Output = Output()) -> int:
     from runner.roster import roster
 
     runs_dir = runs_dir_of(output)
+    if watch and (run is None or output.json):
+        raise SettingsError("--watch follows one run for a person: name it, and leave --json out")
     if run is None:
         listed = [
             msgspec.to_builtins(entry) for entry in roster(Folder.all(runs_dir), warn=screen.warn)
@@ -53,6 +67,11 @@ def status(run: RunName | None = None, /, *, output: Output = Output()) -> int:
         return 0
     folder = Folder.open(runs_dir, run)
     console = screen.data()
+    if watch:
+        from runner.cli.onlooking import look_on
+
+        look_on(folder, console, quiet=output.quiet)
+        return _show(folder, output)
     if output.json or not console.is_terminal or not folder.is_locked():
         return _show(folder, output)
     from rich.live import Live as Painting
@@ -165,16 +184,6 @@ def _waiting(folder: Folder, standing: Standing | None) -> list[Any]:
     return [Waiting(hold.reason, hold.detail, hold.timestamp, hold.until) for hold in holds]
 
 
-def _limits(standing: Standing) -> str:
-    limits = standing.limits
-    rate = "no ceiling on the rate" if limits["rate"] is None else f"{limits['rate']:g}/s"
-    resyncs = limits["max_resyncs"]
-    return (
-        f"{limits['concurrency']} in flight, {rate}, {limits['max_failures']} may fail, "
-        f"{'any number of' if resyncs is None else resyncs} re-syncs at once"
-    )
-
-
 def _picture(folder: Folder, summary: Summary | None = None) -> Any:
     from rich.console import Group
 
@@ -188,7 +197,7 @@ def _picture(folder: Folder, summary: Summary | None = None) -> Any:
         "started": summary.started,
     }
     if standing is not None:
-        known["limits"] = _limits(standing)
+        known["limits"] = screen.limits(standing.limits)
     waits = [
         f"{wait.reason}: {wait.detail}" + (f", until {wait.until}" if wait.until else "")
         for wait in _waiting(folder, standing)

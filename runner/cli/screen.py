@@ -180,6 +180,16 @@ async def ask_meanwhile(question: str) -> bool:
     return sys.stdin.readline().strip().lower() in {"y", "yes"}
 
 
+def limits(known: Mapping[str, Any]) -> str:
+    """Return the limits in force, by the names of the settings, on one line."""
+    rate = "no ceiling on the rate" if known["rate"] is None else f"{known['rate']:g}/s"
+    resyncs = known["max_resyncs"]
+    return (
+        f"{known['concurrency']} in flight, {rate}, {known['max_failures']} may fail, "
+        f"{'any number of' if resyncs is None else resyncs} re-syncs at once"
+    )
+
+
 @contextmanager
 def progress(live: Live, *, quiet: bool) -> Iterator[None]:
     """Show how a run goes: a picture on a terminal, a line now and then elsewhere."""

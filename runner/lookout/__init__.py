@@ -5,5 +5,6 @@ more often than needed, however many look; `guard` lets in who has the address; 
 """
 
 from runner.lookout.server import Lookout, keep_up, open_lookout
+from runner.lookout.sight import Sight
 
-__all__ = ["Lookout", "keep_up", "open_lookout"]
+__all__ = ["Lookout", "Sight", "keep_up", "open_lookout"]

@@ -51,6 +51,10 @@ class Sight:
             stopping=standing.stopping if standing else None,
         )
 
+    def counts(self) -> dict[str, int]:
+        """Return the rows that have ended, by outcome. Raises as `now`."""
+        return {kind.value: count for kind, count in self._extended().counts.items()}
+
     def picture(self, now: Now, number: int) -> bytes:
         """Return the page of the run. It takes a while for one of many rows. Raises as `now`."""
         if now.at_work and not now.heeds:
@@ -69,11 +73,15 @@ class Sight:
 
     def _counted(self) -> tuple[int, int]:
         """Return how many rows there are and how many have ended, by the run's own record."""
+        index = self._extended()
+        return self.folder.read().rows or 0, index.succeeded + index.failed
+
+    def _extended(self) -> Index:
         if self._index is None:
             self._index = index_of(self.folder)
         else:
             self._index.extend()
-        return self.folder.read().rows or 0, self._index.succeeded + self._index.failed
+        return self._index
 
     def _rate(self, settled: int) -> float | None:
         now = self._steady()
