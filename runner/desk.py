@@ -101,7 +101,7 @@ class Desk:
         """Do nothing: every user is asked for."""
 
     def set_aside(self) -> None:
-        """A user is turned away for longer than anybody waits; `close` says so of whoever is left."""
+        """A user is turned away for longer than anybody waits; `close` tells of whoever is left."""
 
     def acquit(self) -> None:
         """The file of users has ended: what was kept back ends as it was found."""

@@ -170,8 +170,10 @@ def engine_complaint(path: PurePosixPath, name: str) -> str | None:
     if importer not in OWNERS[library]:
         owner = " and ".join(sorted(OWNERS[library]))
         return f"imports {name}, which belongs to {owner}. {WHY_OWNER}"
-    if library == "aiohttp" and (importer == "simulator") != name.startswith("aiohttp.web"):
-        return f"imports {name}: the client belongs to api, the server to simulator. {WHY_OWNER}"
+    serves = importer in {"simulator", "lookout"}
+    if library == "aiohttp" and serves != name.startswith("aiohttp.web"):
+        owners = "the client belongs to api, servers to simulator and lookout"
+        return f"imports {name}: {owners}. {WHY_OWNER}"
     return None
 
 
@@ -265,6 +267,8 @@ def test_imports_go_down_only(path: str) -> None:
         pytest.param("runner/api.py", "import aiohttp", None, id="client-in-api"),
         pytest.param("runner/simulator.py", "import aiohttp", WHY_OWNER, id="client-in-simulator"),
         pytest.param("runner/simulator.py", "from aiohttp import web", None, id="server"),
+        pytest.param("runner/lookout/x.py", "from aiohttp import web", None, id="server-of-pages"),
+        pytest.param("runner/lookout/x.py", "import aiohttp", WHY_OWNER, id="client-in-lookout"),
         pytest.param("runner/rows.py", "import csv, anyio.to_thread", None, id="free-for-all"),
         pytest.param("jobs/x.py", "from runner import SyncJob", None, id="job-through-the-door"),
         pytest.param("jobs/x.py", "from runner import model", WHY_JOBS, id="job-takes-a-part"),

@@ -303,6 +303,55 @@ async def test_a_run_is_followed_to_its_end(tmp_path: Path) -> None:
     assert orders == [("pause", "tea"), ("continue", "")]
 
 
+async def test_a_listener_may_leave(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A page that is closed is forgotten, without a word, and the others are told on."""
+    async with Stage(tmp_path, rate=60.0) as stage:
+        stage.plain(240)
+        opened = stage.open(run_id="x")
+        carrying = asyncio.create_task(stage.carry(opened))
+        await until((opened.folder.path / "control.sock").exists)
+        async with watched(opened.folder.path.parent, only="x") as watch:
+            address = f"{watch.address}events"
+            async with aiohttp.ClientSession() as other, other.get(address) as answer:
+                assert (await answer.content.readline()) == b"event: pulse\n"
+                assert watch.lookout.listeners == 1
+                answer.close()
+            ends = [name async for name, _ in watch.pulses()]
+            await until(lambda: watch.lookout.listeners == 0)
+        await carrying
+
+    assert ends[-1] == "ended"
+    assert [record.getMessage() for record in caplog.records] == []
+
+
+async def test_what_cannot_be_read_is_told(tmp_path: Path) -> None:
+    """503 with the reason in place of the page, and the stream ends at once."""
+    made = eventful(tmp_path, rows=300)
+    made.finish(made.ended_s, exit_code=143)
+    lines = (made.path / "report.jsonl").read_bytes().splitlines(keepends=True)
+    (made.path / "report.jsonl").write_bytes(b"".join([*lines[:5], b"{}\n", *lines[5:]]))
+    async with watched(tmp_path) as watch:
+        status, text, _ = await watch.get()
+        told = [event async for event in watch.pulses()]
+
+    assert (status, told) == (503, [])
+    assert "report.jsonl: line 6 (byte " in text
+    assert "is not what was written" in text
+
+
+async def test_a_plan_shows_its_page(tmp_path: Path) -> None:
+    """What is only planned does not go on, so its report is shown."""
+    async with Stage(tmp_path) as stage:
+        stage.plain(3)
+        await stage.plan(run_id="later")
+        async with watched(tmp_path / "runs", only="later") as watch:
+            status, _, headers = await watch.get()
+            report = await watch.get(PAGE)
+
+    assert (status, headers["Location"]) == (302, PAGE)
+    assert "Nothing was sent." in report[1]
+
+
 async def test_a_server_that_nobody_needs_goes_away(runs: Path) -> None:
     """Once the run has ended and nobody has asked for a while; whoever asks puts it off."""
     async with watched(runs) as watch:

@@ -137,8 +137,12 @@ def show_page(folder: Folder) -> str | None:
     words = ["watch", folder.run_id, "--until-left", "--json"]
     where = ["--runs-dir", str(folder.path.parent.absolute())]
     environment = {name: text for name, text in os.environ.items() if "PARAGON" not in name}
+    # Ourselves, whatever lies in the present folder under our name.
+    ours = str(Path(__file__).resolve().parents[2])
+    paths = [ours, *filter(None, [environment.get("PYTHONPATH")])]
+    environment["PYTHONPATH"] = os.pathsep.join(paths)
     process = subprocess.Popen(  # noqa: S603  # ourselves
-        [sys.executable, "-m", "runner", *words, *where],
+        [sys.executable, "-P", "-m", "runner", *words, *where],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

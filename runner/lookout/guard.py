@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 from aiohttp import web
-from aiohttp.typedefs import Handler, Middleware
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _OWN_SITE = {"same-origin", "none"}
 _HEADERS = {
@@ -18,6 +21,14 @@ _HEADERS = {
 }
 NOBODY = "frame-ancestors 'none'"
 """The policy that every answer has: no page may show it within itself."""
+
+
+class Gate(Protocol):
+    """What stands before every handler."""
+
+    def __call__(self, request: web.Request, handler: Handler) -> Awaitable[web.StreamResponse]:
+        """Let a request through, or turn it away."""
+        ...
 
 
 class Guard:
@@ -42,7 +53,7 @@ class Guard:
         site = request.headers.get("Sec-Fetch-Site", "none")
         return known and host in hosts and origin == f"http://{host}" and site in _OWN_SITE
 
-    def middleware(self) -> Middleware:
+    def middleware(self) -> Gate:
         """Return what stands before every handler."""
 
         @web.middleware

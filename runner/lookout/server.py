@@ -121,7 +121,10 @@ class Lookout:
         return f"runs/{run_id}/{PAGE}" if rests else f"runs/{run_id}/"
 
     async def _page(self, request: web.Request) -> web.StreamResponse:
+        folder = self._folder(request)
         try:
+            if folder.read().state == "planned" and (folder.path / PAGE).is_file():
+                raise web.HTTPFound(PAGE)  # nothing goes on there
             return _html(await self._watcher(request).page(), "live")
         except SyncshiftError as error:
             raise web.HTTPServiceUnavailable(text=f"{error}\n") from None
@@ -144,21 +147,16 @@ class Lookout:
         await stream.prepare(request)
         self.listeners += 1
         try:
-            with contextlib.suppress(ConnectionError, SyncshiftError):
-                await self._tell(stream, watcher)
+            async with anyio.create_task_group() as group:
+                group.start_soon(self._cancel_at_closing, group.cancel_scope)
+                # Whoever listened has left; or there is nothing to see, which the page will say.
+                with contextlib.suppress(ConnectionError, SyncshiftError):
+                    await _tell(stream, watcher)
+                group.cancel_scope.cancel()
         finally:
             self.listeners -= 1
             self.asked_at = time.monotonic()
         return stream
-
-    async def _tell(self, stream: web.StreamResponse, watcher: Watcher) -> None:
-        async with anyio.create_task_group() as group:
-            group.start_soon(self._cancel_at_closing, group.cancel_scope)
-            async for now, picture in watcher.follow():
-                name = "pulse" if now.at_work else "ended"
-                data = _encode({**msgspec.structs.asdict(now), "picture": picture})
-                await stream.write(b"event: %b\ndata: %b\n\n" % (name.encode(), data))
-            group.cancel_scope.cancel()
 
     async def _cancel_at_closing(self, scope: anyio.CancelScope) -> None:
         await self._closing.wait()
@@ -192,6 +190,13 @@ class Lookout:
     def _watcher(self, request: web.Request) -> Watcher:
         folder = self._folder(request)
         return self._watchers.setdefault(folder.run_id, Watcher(Sight(folder)))
+
+
+async def _tell(stream: web.StreamResponse, watcher: Watcher) -> None:
+    async for now, picture in watcher.follow():
+        name = b"pulse" if now.at_work else b"ended"
+        data = _encode({**msgspec.structs.asdict(now), "picture": picture})
+        await stream.write(b"event: %b\ndata: %b\n\n" % (name, data))
 
 
 def order_given(body: bytes) -> Order:
