@@ -435,6 +435,22 @@ def test_each_setting_says_where_it_comes_from(stage: Stage) -> None:
     assert rows["user-token"] == ["-", "default"]
 
 
+def test_the_settings_of_a_rollout_are_shown(stage: Stage) -> None:
+    """As they would be typed; the budget's default goes by how far rows are carried."""
+    waves = ("--waves", "1,10%,100%", "--gate", "failed=0", "--max-resyncs-per", "user=3")
+
+    told = stage.here("config", "show", *waves, "--spread", "6h", "--until", "resynced")
+    others = stage.here("config", "show", "--until", "accepted")
+
+    rows = {line.split()[0]: line.split()[1:] for line in told.out.splitlines()}
+    assert rows["waves"] == ["1,10%,100%", "flag"]
+    assert rows["gate"] == ["failed=0", "flag"]
+    assert rows["max-resyncs-per"] == ["user=3", "flag"]
+    assert rows["max-resyncs"] == ["50", "default"]
+    assert rows["spread"] == ["6h", "flag"]
+    assert ["max-resyncs", "none", "default"] in [line.split() for line in others.out.splitlines()]
+
+
 def test_of_a_secret_only_its_being_set_is_shown(stage: Stage) -> None:
     """A secret is `set`, and by which variable; its text is nowhere."""
     env = {"PARAGON_SIGNING_KEY_FILE": None, "PARAGON_USER_TOKEN": "canary-token-7f3a"}

@@ -126,6 +126,23 @@ def test_it_pauses_continues_sets_and_stops(browser: Browser, stage: Stage) -> N
     assert said == [("pause", "the API team asked"), ("set", ""), ("continue", ""), ("stop", "")]
 
 
+def test_a_gate_is_passed_from_the_page(browser: Browser, stage: Stage) -> None:
+    """A gate that waits for a person says so; Continue lets the next wave begin, and both show."""
+    words = ("--waves", "10,100%", "--approve", "--until", "confirmed", "--max-resyncs", "5")
+    command = begin(stage, 60, *words)
+    with opened(browser, follow(stage, "x")) as page:
+        expect(page.locator("#waiting")).to_contain_text("waits to be approved", timeout=20_000)
+        page.get_by_role("button", name="Continue").click()
+        expect(page.locator("#reply")).to_contain_text("the gate is passed")
+        waves = page.get_by_role("region", name="Waves, a table")
+        expect(waves.get_by_role("row", name="1 10")).to_contain_text("pass")
+        expect(waves.get_by_role("row", name="2 50")).to_have_count(1)
+        expect(page.locator("#verdict")).to_have_text("succeeded", timeout=20_000)
+        expect(waves.get_by_role("row", name="1 10")).to_contain_text("process")
+
+    assert command.wait().code == 0
+
+
 @pytest.mark.parametrize("width", [400, 1280])
 def test_anybody_can_use_it(browser: Browser, stage: Stage, width: int) -> None:
     """axe-core finds no violation while it is at work, and nothing sticks out; nor in the list."""

@@ -17,6 +17,8 @@ from runner.errors import SettingsError
 
 if TYPE_CHECKING:
     from runner.doctor import Check
+    from runner.settings import Settings
+
 _READ = Parameter(group=Group("What to read", sort_key=1), negative=(), show_default=False)
 _STYLES = {"ok": "green", "warn": "bold yellow", "fail": "bold red"}
 _UNWELL = 2
@@ -117,7 +119,7 @@ def config(
     resolved = resolve_settings(output, *groups)
     given = told(output, *groups)
     found = [
-        _setting(name, *known)
+        _setting(name, *known, settings=resolved.settings)
         for name, known in origins(
             resolved, given, environment=os.environ, directory=Path.cwd()
         ).items()
@@ -146,9 +148,12 @@ def _line(check: Check) -> Any:
     return line
 
 
-def _setting(name: str, field: str, value: Any, origin: str) -> Setting:
+def _setting(name: str, field: str, value: Any, origin: str, *, settings: Settings) -> Setting:
     if field == "audience" and origin == "default" and value is not None:
         origin = "project-id"
+    if field == "max_resyncs" and value is None:
+        # Its default goes by how far rows are carried.
+        value = "none" if settings.resync_budget is None else settings.resync_budget
     text = str(value) if isinstance(value, Path) else value
     return Setting(name, text, origin, "s" if field.endswith("_s") else None)
 
