@@ -40,10 +40,13 @@ browser: ## get what the tests of the page need: Chromium (as root, by apt-get) 
 		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq -o DPkg::Lock::Timeout=300 --no-install-recommends npm >/dev/null; \
 	fi; \
 	if [ ! -f $(AXE)/axe.min.js ]; then \
+		if [ -f $(CA) ]; then export npm_config_cafile=$(CA); fi; \
 		npm install --prefix .browser --no-save --no-package-lock --no-audit --no-fund --silent \
 			axe-core@4.14.1; \
 	fi
 AXE := .browser/node_modules/axe-core
+# npm knows its own list of authorities only; the machine's may have one more.
+CA := /etc/ssl/certs/ca-certificates.crt
 
 check: $(READY) ## format, lint, types, layers, dependencies
 	$(BIN)/ruff format --check --quiet .
