@@ -41,7 +41,7 @@ browser: ## get what the tests of the page need: Chromium (as root, by apt-get) 
 	fi; \
 	if [ ! -f $(AXE)/axe.min.js ]; then \
 		if [ -f $(CA) ]; then export npm_config_cafile=$(CA); fi; \
-		npm install --prefix .browser --no-save --no-package-lock --no-audit --no-fund --silent \
+		npm install --prefix .browser --no-save --no-package-lock --no-audit --no-fund --loglevel=error \
 			axe-core@4.14.1; \
 	fi
 AXE := .browser/node_modules/axe-core

@@ -289,7 +289,8 @@ async def test_an_outage_is_seen_by_whoever_looks(tmp_path: Path) -> None:
         lives: list[Live] = []
 
         def look() -> None:
-            seen.append(lives[0].waits())
+            # A busy machine's disk may be slow just then, which is a reason of its own.
+            seen.append(tuple(w for w in lives[0].waits() if w.reason != "disk"))
 
         def probed() -> bool:
             return "outage.probed" in stage.diagnostics.getvalue()
