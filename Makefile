@@ -41,7 +41,7 @@ browser: ## get what the tests of the page need: Chromium (as root, by apt-get) 
 	fi; \
 	if [ ! -f $(AXE)/axe.min.js ]; then \
 		if [ -f $(CA) ]; then export npm_config_cafile=$(CA); fi; \
-		npm install --prefix .browser --no-save --no-package-lock --no-audit --no-fund --loglevel=error \
+		npm install --prefix .browser --no-save --no-package-lock --no-audit --no-fund --no-update-notifier --loglevel=error \
 			axe-core@4.14.1; \
 	fi
 AXE := .browser/node_modules/axe-core
@@ -82,7 +82,8 @@ clean: ## remove the environment, what was built, and the tools' caches
 	find benchmarks jobs runner tests -type d -name __pycache__ -prune -exec rm -rf {} +
 
 # Made anew, not brought up to date: what is in it is then exactly what is pinned. --no-deps and
-# --no-build-isolation, because all that the project needs to be installed is among the pins.
+# --no-build-isolation, because all that the project needs to be installed is among the pins; pip
+# would even refuse them where an extra is asked for and a newer release is out (pypa/pip 9644).
 $(READY): requirements/dev.txt pyproject.toml
 	@set -eu; \
 	python=; \
@@ -106,6 +107,6 @@ $(READY): requirements/dev.txt pyproject.toml
 		"$$python" -m venv $(VENV); \
 		install="$(BIN)/python -m pip install -qq --disable-pip-version-check"; \
 	fi; \
-	$$install --require-hashes -r requirements/dev.txt; \
+	$$install --no-deps --require-hashes -r requirements/dev.txt; \
 	$$install --no-deps --no-build-isolation --editable .; \
 	touch $(READY)
