@@ -121,26 +121,32 @@ class Api:
         try:
             # Made from the base, it need not be taken apart to find the host again.
             url = self._base.with_path(self._prefix + encode_path(request.segments), encoded=True)
-            async with self._session.request(
+            # Not as a context manager: an answer that was read to its end gives its connection
+            # back by itself, and what ends early is closed below.
+            answer = await self._session.request(
                 request.method,
                 url.with_query(request.query) if request.query else url,
                 data=request.body,
                 headers=headers,
                 allow_redirects=False,
-            ) as answer:
+            )
+            try:
                 status = answer.status
                 body, oversized = await _read(answer, request.most_bytes or MAX_ANSWER)
-                told = answer.headers
-                return Response(
-                    status,
-                    body,
-                    oversized,
-                    told.get(hdrs.RETRY_AFTER),
-                    told.get(hdrs.DATE),
-                    _request_id(told),
-                    told.get("RateLimit"),
-                    told.get("RateLimit-Policy"),
-                )
+            except BaseException:
+                answer.close()
+                raise
+            told = answer.headers
+            return Response(
+                status,
+                body,
+                oversized,
+                told.get(hdrs.RETRY_AFTER),
+                told.get(hdrs.DATE),
+                _request_id(told),
+                told.get("RateLimit"),
+                told.get("RateLimit-Policy"),
+            )
         except Exception as error:  # noqa: BLE001  # the enumeration below is the point of this module
             reused = _reused.get()
             return fault_of(

@@ -96,7 +96,7 @@ class Sender:
         """Rows whose answer was not the Sync API's; None once an answer was."""
         self._transport = transport
         self._throttle = turnstile.throttle
-        self._tokens = tokens
+        self.tokens = tokens
         self._longest_wait_s = longest_wait_s
 
     async def attempt(
@@ -115,9 +115,9 @@ class Sender:
         used, attempt = await self.send(request, change, understands, approached=approached)
         if attempt.ruling.verdict is Verdict.AUTH:
             if isinstance(attempt.result, Response):
-                self._tokens.learn_server_time(attempt.result.date or "")
-            self._tokens.discard(change.user_id, used)
-            if self._tokens.renewable:
+                self.tokens.learn_server_time(attempt.result.date or "")
+            self.tokens.discard(change.user_id, used)
+            if self.tokens.renewable:
                 _, second = await self.send(request, change, understands)
                 attempt = msgspec.structs.replace(second, sends=attempt.sends + second.sends)
         return attempt
@@ -133,17 +133,17 @@ class Sender:
     ) -> tuple[str, Attempt]:
         """Send *request* once; return the header used and the attempt. Raises `Closing`."""
         user = change.user_id
-        if self._tokens.header(user) is None:
-            await self._tokens.mint(user)
+        if self.tokens.header(user) is None:
+            await self.tokens.mint(user)
         while True:
             lane = await self.turnstile.enter(user, approached=approached, probe=probe)
-            header = self._tokens.header(user)
+            header = self.tokens.header(user)
             if header is not None:
                 break
             # The wait for this turn outlived the token.
             self.turnstile.leave(lane)
             approached = False
-            await self._tokens.mint(user)
+            await self.tokens.mint(user)
         in_flight = self._throttle.in_flight
         sent_at = self.clocks.steady()
         try:

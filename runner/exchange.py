@@ -87,6 +87,10 @@ class Exchanger:
         self.reconnects = {method: asyncio.Semaphore(_RECONNECTS) for method in _METHODS}
         """By method, for a write may have to wait for a read, but no read for a write."""
 
+    def foresee(self, change: Change) -> None:
+        """Take in that something is asked for *change* soon: its user's token is made meanwhile."""
+        self.sender.tokens.foresee(change.user_id)
+
     async def ask(
         self,
         request: Request,

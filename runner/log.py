@@ -19,16 +19,19 @@ LEVELS = ("debug", "info", "warning", "error")
 
 def stamp(now_s: float) -> str:
     """Return *now_s*, seconds since the epoch, as RFC 3339 in UTC with milliseconds."""
-    global _last, _text  # a cache of one: rows come many to the second
-    second, ms = divmod(int(now_s * 1000), 1000)
-    if second != _last:
-        moment = datetime.datetime.fromtimestamp(second, datetime.UTC)
-        _last, _text = second, f"{moment:%Y-%m-%dT%H:%M:%S}"
-    return f"{_text}.{ms:03d}Z"
+    global _last_ms, _stamp, _second, _text  # caches of one: rows come many to the millisecond
+    now_ms = int(now_s * 1000)
+    if now_ms != _last_ms:
+        second, ms = divmod(now_ms, 1000)
+        if second != _second:
+            moment = datetime.datetime.fromtimestamp(second, datetime.UTC)
+            _second, _text = second, f"{moment:%Y-%m-%dT%H:%M:%S}"
+        _last_ms, _stamp = now_ms, f"{_text}.{ms:03d}Z"
+    return _stamp
 
 
-_last = -1
-_text = ""
+_last_ms = _second = -1
+_stamp = _text = ""
 
 
 class _Sink:

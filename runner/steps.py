@@ -96,6 +96,7 @@ class Update:
         """
         self._job = job
         self._ask = exchanger.ask
+        self._foresee = exchanger.foresee
         self._turnstile = turnstile
         self._record = record
         self._reads = reads
@@ -211,6 +212,7 @@ class _Row:
                         timestamp=self._recorded_at,
                     )
                 )
+                step._foresee(change)
                 await step._record.durable()
         except BaseException:
             step._turnstile.withdraw(self._change.user_id)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import email.utils
+import gc
 import pickle
 import random
 import threading
@@ -333,6 +334,32 @@ async def test_a7_fifty_callers_share_one_signature() -> None:
 
     assert len(set(headers)) == 1
     assert tokens.minted == 1
+
+
+async def test_a7_a_token_that_was_foreseen_is_at_hand() -> None:
+    """One signature serves whoever foresees a token, however often, and whoever then asks."""
+    tokens = make_tokens()
+    tokens.foresee("u")
+    tokens.foresee("u")
+    header = await tokens.mint("u")
+    tokens.foresee("u")
+
+    assert tokens.header("u") == header
+    assert tokens.minted == 1
+
+
+async def test_a7_a_foreseen_token_that_cannot_be_signed_is_nobodys_failure(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It is told to whoever asks for it, and to nobody else."""
+    tokens = make_tokens()
+    odd = cast("str", b"not text")
+    tokens.foresee(odd)
+    with pytest.raises(TypeError):
+        await tokens.mint(odd)
+    gc.collect()
+
+    assert not caplog.records
 
 
 @pytest.mark.parametrize("begun", [1, 2])

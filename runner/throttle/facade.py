@@ -97,6 +97,11 @@ class Throttle:
         """Seconds between two departures."""
         return self._pacer.interval_s
 
+    @property
+    def slack_s(self) -> float:
+        """So late a departure may be without the pace getting lower."""
+        return self._pacer.slack_s
+
     def learned(self) -> Learned | None:
         """Return what is known of the server by now; None before it has taken much."""
         rate = self._rate

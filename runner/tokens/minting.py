@@ -148,6 +148,11 @@ class Tokens:
             return ready.header
         return None
 
+    def foresee(self, user_id: str) -> None:
+        """Begin to sign a token for *user_id* unless a fresh one is at hand or under way."""
+        if not self._closed and user_id not in self._waiting and self.header(user_id) is None:
+            self._waiter(user_id).add_done_callback(_let_be)
+
     async def mint(self, user_id: str) -> str:
         """Return ``Bearer …`` for *user_id*, fresh. Callers that overlap share one signature.
 
@@ -158,18 +163,7 @@ class Tokens:
         ready = self.header(user_id)
         if ready is not None:
             return ready
-        loop = asyncio.get_running_loop()
-        # A future for each caller: a shared one would be cancelled with its first waiter.
-        waiter: asyncio.Future[HiddenStr] = loop.create_future()
-        waiters = self._waiting.setdefault(user_id, [])
-        waiters.append(waiter)
-        if len(waiters) == 1:
-            self._queue.append(user_id)
-        if not self._scheduled:
-            # Later in this turn of the loop, when everyone who is about to ask has asked.
-            self._scheduled = True
-            loop.call_soon(self._dispatch, loop)
-        return await waiter
+        return await self._waiter(user_id)
 
     def discard(self, user_id: str, header: str) -> None:
         """Drop *header*, which the API refused; the next token differs. A newer one stays."""
@@ -193,6 +187,21 @@ class Tokens:
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
         raise TypeError("Tokens cannot be pickled or copied")
+
+    def _waiter(self, user_id: str) -> asyncio.Future[HiddenStr]:
+        """Have a token signed for *user_id*; return a future of it."""
+        loop = asyncio.get_running_loop()
+        # A future for each caller: a shared one would be cancelled with its first waiter.
+        waiter: asyncio.Future[HiddenStr] = loop.create_future()
+        waiters = self._waiting.setdefault(user_id, [])
+        waiters.append(waiter)
+        if len(waiters) == 1:
+            self._queue.append(user_id)
+        if not self._scheduled:
+            # Later in this turn of the loop, when everyone who is about to ask has asked.
+            self._scheduled = True
+            loop.call_soon(self._dispatch, loop)
+        return waiter
 
     def _dispatch(self, loop: asyncio.AbstractEventLoop) -> None:
         """Give every idle thread a chunk of what is queued."""
@@ -251,6 +260,12 @@ class Tokens:
         self._ready.move_to_end(claims.sub)
         if len(self._ready) > self._capacity:
             self._ready.popitem(last=False)
+
+
+def _let_be(token: asyncio.Future[HiddenStr]) -> None:
+    # Whoever mints it learns why it failed.
+    if not token.cancelled():
+        token.exception()
 
 
 def _sign(key: SigningKey, chunk: Sequence[_Claims]) -> list[HiddenStr]:

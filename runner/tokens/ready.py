@@ -62,6 +62,9 @@ class ReadyToken:
         """Return the token's header; the same for every user."""
         return self._header
 
+    def foresee(self, user_id: str) -> None:
+        """Do nothing: the token is at hand."""
+
     async def mint(self, user_id: str) -> str:
         """Return the token's header: there is no other."""
         return self._header

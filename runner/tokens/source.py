@@ -9,7 +9,8 @@ class TokenSource(Protocol):
     """Where the ``Authorization`` header of a user comes from.
 
     Ask `header` before every attempt, after every wait; only when it answers None, await
-    `mint`. Tell a 401 with `discard`, then ask again, once, if the source is `renewable`.
+    `mint`. `foresee` spares that wait. Tell a 401 with `discard`, then ask again, once, if the
+    source is `renewable`.
     """
 
     @property
@@ -18,6 +19,9 @@ class TokenSource(Protocol):
 
     def header(self, user_id: str) -> str | None:
         """Return ``Bearer …`` for *user_id* if a fresh one is at hand. Never waits."""
+
+    def foresee(self, user_id: str) -> None:
+        """Take in that a header of *user_id* is wanted soon: begin to make one, if need be."""
 
     async def mint(self, user_id: str) -> str:
         """Return ``Bearer …`` for *user_id*, fresh, made now if need be."""
