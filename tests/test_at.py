@@ -18,8 +18,10 @@ import pytest
 
 from runner.cli.carrying import resolve_settings
 from runner.cli.flags import Output, Rollout
+from runner.cli.telling import starts_of
 from runner.errors import InputError, SettingsError
 from runner.live import Live, Wait
+from runner.onset import said
 from runner.opening import Opened
 from runner.spread import part_of
 from tests.commands import Stage as Commands
@@ -211,6 +213,29 @@ async def test_a_row_costs_two_bytes(tmp_path: Path) -> None:
     assert table is not None
     assert table._of_row.itemsize * len(table._of_row) == 1_200
     assert len(table.starts) == 3
+
+
+async def test_many_zones_are_told_in_short(tmp_path: Path) -> None:
+    """A person reads the first ones and the last; zones of one moment are one wait."""
+    of_one_moment = ("Europe/Berlin", "Europe/Madrid", "Europe/Paris", "Europe/Rome")
+    async with Stage(tmp_path, at="02:00", zone_column="time_zone") as stage:
+        by_zone(stage, *of_one_moment, "Asia/Tokyo", "America/Lima", rows=12)
+        opened = stage.open()
+        opened.folder.unlock()
+    assert opened.timetable is not None
+    starts = opened.timetable.starts
+    (moment,) = {start.at for start in starts if start.zone in of_one_moment}
+    together = tuple(start for start in starts if start.at == moment)
+    confirmed, planned = starts_of(opened.manifest), starts_of(opened.manifest, planned=True)
+
+    assert confirmed["starts"].count("(2 rows)") == 5
+    assert f"; and 2 zones more, the last of them {starts[-1].zone} at" in confirmed["starts"]
+    assert confirmed["starts"].endswith("; this process waits for that, so leave it running")
+    assert planned["starts"].endswith("; counted anew when the plan is applied")
+    assert said(together) == (
+        f"Europe/Berlin, Europe/Madrid, Europe/Paris and 1 more (8 rows) at 02:00 of "
+        f"{together[0].date} there, {moment}"
+    )
 
 
 def asked_first(stage: Stage) -> dict[str, float]:
