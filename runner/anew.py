@@ -13,9 +13,12 @@ _ANEW = {"rate", "concurrency", "max_failures", "max_resyncs", "timeout_s"}
 """Settings that may be given anew when a run is resumed."""
 _ROLLOUT = frozenset(
     {"waves", "seed", "soak_s", "gates", "approve", "strict", "start_at", "window", "spread_s"}
-    | {"health", "max_resyncs_per"}
+    | {"at", "zone_column", "health", "max_resyncs_per"}
 )
-_NOT_HANDED_DOWN = ("waves", "seed", "soak_s", "gates", "approve", "start_at", "spread_s")
+_NOT_HANDED_DOWN = (
+    *("waves", "seed", "soak_s", "gates", "approve"),
+    *("start_at", "at", "zone_column", "spread_s"),
+)
 _CHILDS_OWN = frozenset({*_ANEW, *_ROLLOUT, "until"})
 """Those that may be given anew for a run that goes back to another one."""
 _FIXED = ("base_url", "project_id", "audience", "until")

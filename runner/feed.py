@@ -41,7 +41,7 @@ class Lock(Protocol):
     def blocked_by(self, work: Work) -> Hashable | None:
         """Return what *work* has to wait for; None: nothing. Has no effect.
 
-        A key belongs to one lock alone. `LINE` holds up everybody.
+        A key belongs to one lock alone. `LINE` holds up everybody but rows that are parked.
         """
         ...
 
@@ -190,10 +190,11 @@ class Feed:
 
     def _next(self) -> Work | None:
         """Return a row that may go now, if there is one; what is blocked is parked."""
-        if self._holder is not None:
-            return None
+        # Before the line is looked at: what waits in front of it need not wait for its head.
         if self._open and (work := self._let_through()) is not None:
             return work
+        if self._holder is not None:
+            return None
         ready = self._ready
         while self._holder is None and (ready or self._ahead):
             if not ready:
@@ -267,6 +268,9 @@ class Feed:
         return packed
 
     def _hold_up(self, lock: Lock) -> None:
+        if self._holder is not None and self._holder is not lock:
+            # Whichever opens first, the head of the line is asked about again by both.
+            self._tell_end(self._holder)
         self._holder = lock
         self._tell(lock)
 

@@ -21,6 +21,7 @@ from runner.judged import GateJudged
 from runner.log import stamp
 from runner.settings import Settings, check_run_id
 from runner.throttle import Learned
+from runner.zones import Start
 
 MANIFEST = "run.json"
 LOCK = "lock"
@@ -83,6 +84,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     gates: tuple[GateJudged, ...] = ()
     """What the gates came to that were judged, in order. The run stands before the last one
     if nobody has passed it."""
+    starts: tuple[Start, ...] = ()
+    """When each zone of ``--at`` starts, the next one first. Worked out anew each time that it is
+    opened, until sending has begun; from then on they stand."""
     created: str
     started: str | None = None
     """When sending began."""

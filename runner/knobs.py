@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from runner.model import Proof
-from runner.schedule import read_start, read_window
+from runner.schedule import read_at, read_start, read_window
 
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
@@ -119,6 +119,10 @@ def _window(value: Any) -> str:
     return str(read_window(str(value)))
 
 
+def _at(value: Any) -> str:
+    return str(read_at(str(value)))
+
+
 def _health(value: Any) -> str:
     text = _text(value)
     if not re.match(r"https?:", text, re.IGNORECASE):
@@ -188,6 +192,8 @@ KNOBS = {
         Knob("gate", _conditions, "gates"),
         Knob("approve", _truth, "approve"),
         Knob("start-at", _start, "start_at"),
+        Knob("at", _at, "at"),
+        Knob("zone-column", _text, "zone_column"),
         Knob("window", _window, "window"),
         Knob("spread", _positive_duration, "spread_s"),
         Knob("health", _health, "health"),

@@ -18,7 +18,7 @@ from runner.account import index_of, input_of, same_input
 from runner.admission import can_be_resumed, may_go_on
 from runner.anew import merged
 from runner.authority import speaks_for, token_source
-from runner.check import Checked, check, columns_of, write_invalid
+from runner.check import Checked, check, columns_for, write_invalid
 from runner.errors import (
     InputError,
     RunChanged,
@@ -36,6 +36,7 @@ from runner.results import Findings
 from runner.rollout import Gate, seeded
 from runner.rows import FileVersion, InputFile, file_version, recognise
 from runner.settings import Resolved, Settings
+from runner.timetable import Timetable, timetable_of
 from runner.tokens import TokenSource
 from runner.version import versions
 
@@ -65,6 +66,8 @@ class Opened(msgspec.Struct, frozen=True, kw_only=True):
     """What else a person should read before anything is sent."""
     past_gate: int | None = None
     """The wave whose gate a person goes past, although it did not pass."""
+    timetable: Timetable | None = None
+    """When each row starts, with ``--at``."""
     version: FileVersion | None
     """Of the input, from before it was checked: what is sent was checked."""
     resumed: bool = False
@@ -230,13 +233,7 @@ def give_up(opened: Opened, refusal: SyncshiftError) -> None:
 def _checked(folder: Folder, manifest: Manifest, job: Job, tokens: TokenSource) -> Opened:
     settings = manifest.settings
     file = input_of(folder, manifest)
-    columns = columns_of(
-        job,
-        user_required=tokens.renewable,
-        expected_allowed=not settings.no_read,
-        undoes=manifest.undoes,
-        ignored=settings.ignore_columns,
-    )
+    columns = columns_for(job, settings, user_required=tokens.renewable, undoes=manifest.undoes)
     version_of_input = file_version(file)
     checked = check(file, columns, job)
     hopeless, remarks = hopeless_rows(file) if manifest.undoes else (0, ())
@@ -257,6 +254,9 @@ def _checked(folder: Folder, manifest: Manifest, job: Job, tokens: TokenSource) 
     name = "standard input" if (given := manifest.input.name) == _STANDARD_INPUT else given
     if refusal := checked.refusal(name=name, skip_invalid=passed):
         raise refusal
+    timetable = timetable_of(manifest, checked, now_s=time.time())
+    if timetable is not None and timetable.starts != manifest.starts:
+        manifest = folder.write(msgspec.structs.replace(manifest, starts=timetable.starts))
     index = index_of(folder)
     index.check(checked.rows)
     ended = index.succeeded + index.failed
@@ -275,6 +275,7 @@ def _checked(folder: Folder, manifest: Manifest, job: Job, tokens: TokenSource) 
         resyncs=min(_resyncs(folder, manifest, checked), left - following),
         irreversible=hopeless,
         remarks=remarks,
+        timetable=timetable,
     )
 
 

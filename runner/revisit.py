@@ -15,7 +15,7 @@ from runner.account import index_of
 from runner.admission import not_whole
 from runner.anew import merged
 from runner.authority import speaks_for, token_source
-from runner.check import Checked, check, columns_of
+from runner.check import Checked, check, columns_for
 from runner.errors import RunRefused
 from runner.folder import Folder, Manifest
 from runner.forecast import plan_of
@@ -108,12 +108,7 @@ def check_alone(
     """
     job = find(job_name)
     file = recognise(source, format)
-    columns = columns_of(
-        job,
-        user_required=not ready_made,
-        expected_allowed=not settings.no_read,
-        ignored=settings.ignore_columns,
-    )
+    columns = columns_for(job, settings, user_required=not ready_made, undoes=False)
     with tempfile.TemporaryDirectory(prefix="syncshift-") as place:
         if source == _STANDARD_INPUT:
             spooled = Path(place) / "input"

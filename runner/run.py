@@ -148,7 +148,13 @@ async def _carry(
         )
         show(live)
         async with engine.asking(opened.job, opened.tokens, tell=record.tell) as exchanger:
-            lineup = Lineup(opened, index, clocks=clocks, ended=lambda: stop.reason is not None)
+            lineup = Lineup(
+                opened,
+                index,
+                clocks=clocks,
+                ended=lambda: stop.reason is not None,
+                tell=record.tell,
+            )
             update = _update(opened, engine, exchanger, record, lineup.budget)
             follower = _follower(opened, engine, exchanger, record, sink, update, lineup.budget)
             keeper = keeper_of(

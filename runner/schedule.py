@@ -1,4 +1,4 @@
-"""Knows when sending is allowed by the clock: from a moment on, and between two times of day.
+"""Knows when sending is allowed by the clock: from a moment or a time of day on, or between two.
 
 Pure: it is told what time it is, and never waits.
 
@@ -27,6 +27,8 @@ _LOCAL_TIME = Path("/etc/localtime")
 _LOCAL_ZONE = Path("/etc/timezone")
 _TIME = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)(?::([0-5]\d))?", re.ASCII)
 _WINDOW = re.compile(r"([\d:]+)\s*-\s*([\d:]+)(?:\s*@\s*(\S+))?", re.ASCII)
+_AT = re.compile(r"([\d:]+)(?:\s*@\s*(\S+))?", re.ASCII)
+_AT_HINT = "must be a time of day such as 02:00 or 02:00@Europe/Berlin"
 _START_HINT = "must be a moment such as 2026-11-27T22:00:00+01:00, 2026-11-27 22:00 or 22:00"
 _WINDOW_HINT = "must be two times of day such as 22:00-06:00 or 22:00-06:00@Europe/Berlin"
 
@@ -77,6 +79,17 @@ class Window(msgspec.Struct, frozen=True):
             yield begun
 
 
+class At(msgspec.Struct, frozen=True):
+    """A time of day, and whose clock it goes by where nothing else says so."""
+
+    time: datetime.time
+    zone: str | None
+    """As in the IANA database; None: something else has to say it."""
+
+    def __str__(self) -> str:
+        return _short(self.time) + (f"@{self.zone}" if self.zone else "")
+
+
 def moment_of(
     day: datetime.date, time: datetime.time, zone: datetime.tzinfo, *, last: bool = False
 ) -> datetime.datetime:
@@ -117,8 +130,19 @@ def read_window(text: str) -> Window:
     if opens == closes:
         raise ValueError("must open and close at different times of day; leave it out for always")
     zone = found[3] or local_zone()
-    _zone(zone)
+    zone_of(zone)
     return Window(opens, closes, zone)
+
+
+def read_at(text: str) -> At:
+    """Read ``HH:MM`` or ``HH:MM@ZONE``. Raises ValueError, in words fit for a person."""
+    found = _AT.fullmatch(text.strip())
+    time = _time(found[1]) if found is not None else None
+    if found is None or time is None:
+        raise ValueError(f"{_AT_HINT}, from 00:00 to 23:59")
+    if found[2]:
+        zone_of(found[2])
+    return At(time, found[2])
 
 
 def read_start(text: str, *, now: datetime.datetime) -> datetime.datetime:
@@ -157,7 +181,7 @@ def local_zone() -> str:
     if not name and not _LOCAL_TIME.exists():
         return "UTC"
     try:
-        return _zone(name).key
+        return zone_of(name).key
     except ValueError:
         raise ValueError(
             "goes by this machine's time zone, whose name cannot be found; name it: "
@@ -165,7 +189,8 @@ def local_zone() -> str:
         ) from None
 
 
-def _zone(name: str) -> zoneinfo.ZoneInfo:
+def zone_of(name: str) -> zoneinfo.ZoneInfo:
+    """Return the zone of that name. Raises ValueError, in words fit for a person."""
     try:
         return zoneinfo.ZoneInfo(name)
     except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
@@ -189,7 +214,7 @@ def _time(text: str) -> datetime.time | None:
 
 
 def _next(time: datetime.time, now: datetime.datetime) -> datetime.datetime:
-    zone = _zone(local_zone())
+    zone = zone_of(local_zone())
     today = now.astimezone(zone).date()
     moments = (moment_of(today + days * _DAY, time, zone) for days in range(3))
     return next(moment for moment in moments if moment > now)
@@ -203,7 +228,7 @@ def _moment(text: str) -> datetime.datetime:
     if ":" not in text:
         raise ValueError(f"{_START_HINT}; the time is missing")
     if moment.tzinfo is None:
-        return moment_of(moment.date(), moment.time(), _zone(local_zone()))
+        return moment_of(moment.date(), moment.time(), zone_of(local_zone()))
     return moment.astimezone(datetime.UTC)
 
 

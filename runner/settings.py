@@ -83,6 +83,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Whether a person is asked at each gate."""
     start_at: str | None = None
     """RFC 3339 in UTC: nothing is sent before."""
+    at: str | None = None
+    """``HH:MM`` or ``HH:MM@ZONE``: rows start when it is that late in their zone."""
+    zone_column: str | None = None
+    """The column of the input that names it; None: all rows go by the zone in `at`."""
     window: str | None = None
     """``HH:MM-HH:MM@ZONE``: nothing is sent outside."""
     spread_s: float | None = None

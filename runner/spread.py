@@ -40,10 +40,21 @@ class Spread:
 
     reason = "spread"
 
-    def __init__(self, over_s: float, *, began_s: float, clock: Callable[[], float]) -> None:
-        """Spread rows over *over_s* seconds from *began_s* on, which is a moment of *clock*."""
+    def __init__(
+        self,
+        over_s: float,
+        *,
+        began_s: float,
+        clock: Callable[[], float],
+        start_s: Callable[[int], float] | None = None,
+    ) -> None:
+        """Spread rows over *over_s* seconds from *began_s* on, which is a moment of *clock*.
+
+        *start_s* tells from when on a row is spread, where not all are from the same moment.
+        """
         self._over_s = over_s
         self._began_s = began_s
+        self._start_s = start_s
         self._clock = clock
         self._next_s = began_s
         self._opened: Callable[[Hashable], None] = _nobody
@@ -54,7 +65,8 @@ class Spread:
         change = work.change
         if change is None or work.intent is not None or work.accepted is not None:
             return self._began_s
-        return self._began_s + self._over_s * part_of(change.sync_id)
+        start_s = self._began_s if self._start_s is None else self._start_s(change.row)
+        return start_s + self._over_s * part_of(change.sync_id)
 
     def blocked_by(self, work: Work) -> Hashable | None:
         """Hold up the line until *work* is due: rows come in the order of their moments."""

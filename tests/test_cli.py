@@ -462,7 +462,8 @@ def test_a_run_needs_no_faster_event_loop(stage: Stage) -> None:
 
 
 _ROLLOUT = (
-    " waves gate soak approve seed strict max-resyncs max-resyncs-per start-at window spread health"
+    " waves gate soak approve seed strict max-resyncs max-resyncs-per"
+    " start-at at zone-column window spread health"
 )
 _FLAGS_OF = {
     "run": "format run-id no-copy yes expect ui runs-dir base-url project-id signing-key-file "

@@ -234,6 +234,56 @@ async def test_the_line_waits_behind_its_head() -> None:
     assert told.active == {}
 
 
+async def test_a_parked_row_does_not_wait_for_the_head_of_the_line() -> None:
+    """Once its own lock opens it goes, however long the line is held up behind it."""
+    hours, room, told = Keeper("zone"), Keeper("budget"), Told()
+    hours.key = lambda row: LINE if row == 3 else ("due", row)
+    room.key = lambda row: "all" if row == 2 else ("free", row)
+    hours.shut.add(LINE)
+    room.shut.add("all")
+    crowd = Crowd(Feed(source(4), Halt(), locks=(hours, room), waits=told), 2)
+    await crowd.took(1)
+
+    assert crowd.taken == [1]
+    assert sorted(told.active) == ["budget", "zone"]
+
+    room.open("all")
+    await crowd.took(2)
+
+    assert crowd.taken == [1, 2]
+    assert list(told.active) == ["zone"]
+
+    hours.open(LINE)
+
+    assert await crowd.end() == [1, 2, 3, 4]
+    assert told.active == {}
+
+
+async def test_two_locks_may_hold_up_the_line_by_turns() -> None:
+    """A parked row that another lock holds up takes the line with it; both are asked again."""
+    hours, strict, room, told = Keeper("zone"), Keeper("strict"), Keeper("budget"), Told()
+    hours.key = lambda row: LINE if row == 3 else ("due", row)
+    room.key = lambda row: "all" if row == 2 else ("free", row)
+    strict.key = lambda row: LINE if row == 2 else ("fine", row)
+    hours.shut.add(LINE)
+    room.shut.add("all")
+    strict.shut.add(LINE)
+    crowd = Crowd(Feed(source(4), Halt(), locks=(hours, room, strict), waits=told), 2)
+    await crowd.took(1)
+    room.open("all")
+    await until(lambda: "strict" in told.active)
+
+    assert crowd.taken == [1]
+    assert sorted(told.active) == ["budget", "strict"]
+
+    strict.open(LINE)
+    await crowd.took(2)
+    hours.open(LINE)
+
+    assert await crowd.end() == [1, 2, 3, 4]
+    assert told.active == {}
+
+
 async def test_a_row_whose_end_is_known_waits_for_nothing() -> None:
     """Nothing is sent for it, so no lock is asked."""
     known = Outcome(row=9, line=10, sync_id="s", user_id="u", outcome=OutcomeKind.INVALID)

@@ -85,6 +85,8 @@ EVERYTHING = {
     "gate": (["errored=0,failed=1%"], "gates", ("errored=0", "failed=1%")),
     "approve": (True, "approve", True),
     "start-at": ("2026-11-27T22:00+01:00", "start_at", "2026-11-27T21:00:00Z"),
+    "at": ("2:00@Europe/Berlin", "at", "02:00@Europe/Berlin"),
+    "zone-column": ("time_zone", "zone_column", "time_zone"),
     "window": ("22:00-6:00@UTC", "window", "22:00-06:00@UTC"),
     "spread": ("6h", "spread_s", 21_600.0),
     "health": ("check 'all is well'", "health", "check 'all is well'"),

@@ -4,7 +4,7 @@
 `invalid` writes down every row that cannot become a change.
 """
 
-from runner.check.changes import changes, columns_of
+from runner.check.changes import changes, columns_for, columns_of
 from runner.check.checking import Checked, check
 from runner.check.invalid import INVALID_COLUMNS, write_invalid
 
@@ -13,6 +13,7 @@ __all__ = [
     "Checked",
     "changes",
     "check",
+    "columns_for",
     "columns_of",
     "write_invalid",
 ]

@@ -6,10 +6,13 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import cast
 
-from runner.errors import InvalidRow, Problem
+import msgspec
+
+from runner.errors import InvalidRow, Problem, SettingsError
 from runner.job import Job, foreign_fields
 from runner.model import Change, Row
-from runner.rows import BadRow, Columns, shown
+from runner.rows import DROPPED_PREFIX, BadRow, Columns, rules_of, shown
+from runner.settings import Settings
 
 
 def columns_of(
@@ -19,20 +22,45 @@ def columns_of(
     expected_allowed: bool = True,
     undoes: bool = False,
     ignored: Iterable[str] = (),
+    zone: str | None = None,
+    zone_required: bool = True,
 ) -> Columns:
     """Return the columns that an input for *job* may have.
 
     *user_required* is False with a ready-made user token, *expected_allowed*
     with ``--no-read``; *ignored* are the names given with ``--ignore-column``. In an
-    input that *undoes* what a run did, a row without a value cannot be restored.
+    input that *undoes* what a run did, a row without a value cannot be restored. *zone* is
+    the column that says in which time zone a row starts; it may be blank unless *zone_required*.
+    Raises `SettingsError` when that column means something else.
     """
-    return Columns(
+    columns = Columns(
         owned=tuple(job.owns),
         foreign=foreign_fields(job),
         user_required=user_required,
         value_required=undoes or not job.implied,
         expected_allowed=expected_allowed,
         ignored=frozenset(ignored),
+    )
+    if zone is None:
+        return columns
+    if zone in rules_of(columns) or zone.startswith(DROPPED_PREFIX):
+        raise SettingsError(
+            f"--zone-column {zone}: that column has a meaning of its own; name the one that says "
+            "in which time zone a row starts"
+        )
+    return msgspec.structs.replace(columns, zone=zone, zone_required=zone_required)
+
+
+def columns_for(job: Job, settings: Settings, *, user_required: bool, undoes: bool) -> Columns:
+    """Return `columns_of` an input for *job* that is carried with *settings*."""
+    return columns_of(
+        job,
+        user_required=user_required,
+        expected_allowed=not settings.no_read,
+        undoes=undoes,
+        ignored=settings.ignore_columns,
+        zone=None if settings.at is None else settings.zone_column,
+        zone_required="@" not in (settings.at or ""),
     )
 
 

@@ -48,6 +48,7 @@ def resolve_settings(output: Output, *groups: object) -> Resolved:
     from runner.log import configure
     from runner.rollout import FailureLimit, Gate, Waves
     from runner.settings import resolve
+    from runner.timetable import must_make_sense
 
     configure(output.log_level)
     flags = told(output, *groups)
@@ -58,6 +59,12 @@ def resolve_settings(output: Output, *groups: object) -> Resolved:
     Gate.parse(resolved.settings.gates)
     if resolved.settings.waves is not None:
         Waves.parse(resolved.settings.waves)
+    if flags.get("zone-column") is not None and resolved.settings.at is None:
+        raise SettingsError(
+            "--zone-column says whose clock --at goes by, and there is no --at; add one, such as "
+            "--at 02:00"
+        )
+    must_make_sense(resolved.settings)
     return resolved
 
 
@@ -256,7 +263,7 @@ def _intention(opened: Opened) -> Any:
     from rich.text import Text
 
     from runner.cli.screen import facts, plain
-    from runner.cli.telling import budget_of, slices_of
+    from runner.cli.telling import budget_of, slices_of, starts_of
     from runner.forecast import rounds_of
     from runner.run import limit_of
 
@@ -306,6 +313,7 @@ def _intention(opened: Opened) -> Any:
                 "limits": limits,
                 "failures": failures + (", counted afresh" if opened.resumed else ""),
                 **slices_of(opened),
+                **starts_of(opened.manifest),
                 "proof": _PROOFS[settings.until or (None if follows else "accepted")],
             }
         ),

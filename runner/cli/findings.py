@@ -10,6 +10,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from runner.cli import screen
+from runner.cli.telling import starts_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -53,6 +54,8 @@ def plan_picture(plan: Plan, manifest: Manifest, *, live: bool = False) -> Rende
     if plan.estimate_s is not None:
         known["duration"] = _estimate(plan)
     known.update(_waves(plan, manifest))
+    if plan.state == "planned":
+        known.update(starts_of(manifest, planned=True))
     known["plan"] = plan.file
     if plan.state == "planned":
         known["next"] = f"syncshift apply {plan.run_id}"

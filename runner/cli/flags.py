@@ -119,6 +119,11 @@ class Rollout:
     """Likewise for each user or integration: user=N, integration=N (any number)."""
     start_at: Annotated[str | None, _flag(_ROLLOUT)] = None
     """Send nothing before: 2026-11-27T22:00:00+01:00, or 22:00 of today or tomorrow (at once)."""
+    at: Annotated[str | None, _flag(_ROLLOUT)] = None
+    """Start each row when it is that late in its time zone: 02:00, or 02:00@Europe/Berlin for
+    rows that name none (at once)."""
+    zone_column: Annotated[str | None, _flag(_ROLLOUT)] = None
+    """The column of the input that names the time zone --at goes by, such as time_zone (none)."""
     window: Annotated[str | None, _flag(_ROLLOUT)] = None
     """Send only between these times of day: 22:00-06:00@Europe/Berlin (always)."""
     spread: Annotated[str | None, _flag(_ROLLOUT)] = None

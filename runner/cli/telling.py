@@ -7,10 +7,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from runner.folder import Manifest
     from runner.forecast import Rounds
     from runner.opening import Opened
     from runner.results import WaveEnded
     from runner.settings import Settings
+    from runner.zones import Start
+
+_STARTS = 4
+"""Zones that are named; a run over the whole world has some hundred."""
 
 
 def slices_of(opened: Opened) -> dict[str, str]:
@@ -76,6 +81,30 @@ def budget_of(rounds: Rounds | None, settings: Settings) -> dict[str, str]:
     if follows:
         told.append("each followed to its end for that")
     return {"budget": ", ".join(told)}
+
+
+def starts_of(manifest: Manifest, *, planned: bool = False) -> dict[str, str]:
+    """Return when each zone starts, as far as a person can take in; nothing without ``--at``.
+
+    Of a run that is only *planned* that is when it would start if it were applied now.
+    """
+    if not manifest.starts:
+        return {}
+    first, last = manifest.starts[:_STARTS], manifest.starts[-1]
+    told = [_start(start) for start in first]
+    if more := len(manifest.starts) - len(first):
+        told.append(f"and {more:,} zones more, the last of them {_start(last)}")
+    told.append(
+        "counted anew when the plan is applied"
+        if planned
+        else "this process waits for that, so leave it running"
+    )
+    return {"starts": "; ".join(told)}
+
+
+def _start(start: Start) -> str:
+    rows = "1 row" if start.rows == 1 else f"{start.rows:,} rows"
+    return f"{start.zone} at {start.time} of {start.date}, {start.at} ({rows})"
 
 
 def wave_ends(waves: Sequence[WaveEnded]) -> str:

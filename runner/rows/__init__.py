@@ -5,7 +5,7 @@ records in `table` (CSV) and `lines` (JSONL), judged row by row in `columns` and
 `plan`, and given out in blocks by `reading`.
 """
 
-from runner.rows.columns import Columns
+from runner.rows.columns import DROPPED_PREFIX, Columns, rules_of
 from runner.rows.files import (
     FileVersion,
     InputFile,
@@ -19,6 +19,7 @@ from runner.rows.reading import Record, objects, own_columns, read, records, tol
 from runner.rows.text import inert, shown
 
 __all__ = [
+    "DROPPED_PREFIX",
     "BadRow",
     "Columns",
     "FileVersion",
@@ -33,6 +34,7 @@ __all__ = [
     "recognise",
     "records",
     "refused",
+    "rules_of",
     "shown",
     "told",
 ]

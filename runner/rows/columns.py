@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Callable, Sequence
 from typing import Literal, TypeAlias
 
 import msgspec
 
+from runner import zones
 from runner.errors import Problem
 from runner.model import Field
 from runner.rows.text import has_control, shown
@@ -23,7 +25,7 @@ SYNC_ID_LIMIT = 256
 USER_ID_LIMIT = 1024
 """Bytes of UTF-8 that a user ID may have; it has to fit into a token."""
 
-Role: TypeAlias = Literal["sync", "user", "owned", "expected", "foreign"]
+Role: TypeAlias = Literal["sync", "user", "owned", "expected", "foreign", "zone"]
 
 
 class Rule(msgspec.Struct, frozen=True):
@@ -54,6 +56,10 @@ class Columns(msgspec.Struct, frozen=True):
     """False when nothing is read before it is written."""
     ignored: frozenset[str] = frozenset()
     """Columns that are carried along untouched, whatever their name resembles."""
+    zone: str | None = None
+    """The column that says in which time zone a row starts; looked at, and carried along."""
+    zone_required: bool = True
+    """False when rows that name no zone have one all the same."""
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -96,7 +102,7 @@ def understand(names: Sequence[str], columns: Columns, rules: dict[str, Rule]) -
         elif name.startswith(BOM):
             alike.add(resembled(name.lstrip(BOM), rules))
             reason = "begins with a second byte-order mark; remove it"
-        elif name in columns.ignored or name.startswith(DROPPED_PREFIX):
+        elif name != columns.zone and (name in columns.ignored or name.startswith(DROPPED_PREFIX)):
             pass
         elif rule is None:
             if meant := resembled(name, rules):
@@ -113,6 +119,8 @@ def understand(names: Sequence[str], columns: Columns, rules: dict[str, Rule]) -
             problems.append(Problem(0, shown(name), "", reason))
         seen.add(name)
     missing = _missing(set(places) | alike, columns)
+    if columns.zone is not None and columns.zone not in places:
+        missing = (*missing, _no_zone(columns.zone, names))
     return Header(tuple(names), tuple(places.values()), tuple(problems), frozenset(alike), missing)
 
 
@@ -134,6 +142,8 @@ def rules_of(columns: Columns) -> dict[str, Rule]:
             canonical = field.name if name == field.api_name else name
             rule = Rule(canonical, "foreign", r"\s*", _foreign_fault(field.name))
             known.setdefault(name, rule)
+    if columns.zone is not None:
+        known[columns.zone] = Rule(columns.zone, "zone", zones.pattern(), zones.fault)
     return known
 
 
@@ -144,7 +154,8 @@ def resembled(name: str, rules: dict[str, Rule]) -> str:
     """
     plain = _plain(name)
     for known, rule in rules.items():
-        if _at_most_one_edit(plain, _plain(known)):
+        # What the zones' column is called is chosen freely, so other names may well be near it.
+        if rule.role != "zone" and _at_most_one_edit(plain, _plain(known)):
             return rule.name
     return ""
 
@@ -164,6 +175,12 @@ def _missing(present: set[str], columns: Columns) -> tuple[str, ...]:
     if columns.value_required and not present.intersection(owned):
         missing.append(f"there is no column {what}, so nothing would change; add it")
     return tuple(missing)
+
+
+def _no_zone(column: str, names: Sequence[str]) -> str:
+    near = difflib.get_close_matches(column, names, n=1)
+    hint = f"is {shown(near[0])} meant?" if near else "add it"
+    return f"there is no column {column}, which says in which time zone a row starts; {hint}"
 
 
 def _plain(name: str) -> str:

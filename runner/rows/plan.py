@@ -60,8 +60,8 @@ class Plan:
         self._columns = columns
         self._keyed = keyed
         self._owned = [field.name for field in columns.owned]
-        # Foreign ones come last: they are looked at, but not taken into the row.
-        order = ("owned", "sync", "user", "expected", "foreign")
+        # Foreign ones and the zone come last: they are looked at, but not taken into the row.
+        order = ("owned", "sync", "user", "expected", "foreign", "zone")
         self._places = sorted(header.places, key=lambda place: order.index(place.rule.role))
         self.accept = _later if header.problems or header.missing else self._quick()
         """Return the fields of all records, if each is right beyond doubt.
@@ -72,7 +72,7 @@ class Plan:
 
     def _quick(self) -> Accept:
         """Return a function that looks at all known cells of a record with one match."""
-        wanted = [place for place in self._places if place.rule.role != "foreign"]
+        wanted = [place for place in self._places if place.rule.role not in ("foreign", "zone")]
         patterns = [self._pattern(place) for place in self._places]
         if not all(patterns):
             return _later
@@ -92,7 +92,7 @@ class Plan:
                     return None
             except TypeError:
                 return None  # a value that is no text
-            # Foreign values, which are last, find no name and are left out.
+            # Foreign values and the zone, which are last, find no name and are left out.
             if any(map(contains, values, repeat(""))):
                 given = (zip(names, cells, strict=False) for cells in values)
                 fields = [{name: value for name, value in pairs if value} for pairs in given]
@@ -113,7 +113,11 @@ class Plan:
     def _pattern(self, place: Place) -> str:
         """Return what a cell at *place* must match to be right beyond doubt."""
         rule = place.rule
-        required = rule.role == "sync" or (rule.role == "user" and self._columns.user_required)
+        required = (
+            rule.role == "sync"
+            or (rule.role == "user" and self._columns.user_required)
+            or (rule.role == "zone" and self._columns.zone_required)
+        )
         return f"(?:{rule.pattern}{'' if required else '|'})" if rule.pattern else ""
 
     def judge(
@@ -137,6 +141,7 @@ class Plan:
                     problems.append(Problem(0, place.name, shown(value), reason))
             told |= {problem.column for problem in problems}
             problems += self._not_given(fields, told)
+        fields.pop(self._columns.zone or "", None)
         if not problems:
             return Row(number, line, fields)
         order = self.header.names
@@ -177,6 +182,10 @@ class Plan:
             for name in names
             if name not in fields and named.get(name, name) not in told
         ]
+        zone = self._columns.zone
+        if zone and self._columns.zone_required and zone not in fields and zone not in told:
+            reason = "is required; or name a zone for such rows, as in --at 02:00@Europe/Berlin"
+            problems.append(Problem(0, zone, "", reason))
         given = any(name in fields or named.get(name, name) in told for name in self._owned)
         if self._columns.value_required and not given:
             what = " or ".join(named.get(name, name) for name in self._owned)
