@@ -104,7 +104,8 @@ def _at_a_terminal(stage: Stage) -> None:
     at("new-session", "-d", "-x", str(_COLUMNS), "-y", str(_LINES), shell)
     try:
         until(lambda: "$" in at("capture-pane", "-p"), "the shell is there")
-        enter("clear; syncshift plan migrate-credentials moves.csv --run-id friday", r"next .*\n")
+        enter("clear", r"\A\$\n")
+        enter("syncshift plan migrate-credentials moves.csv --run-id friday", r"next .*\n\$")
         enter("syncshift apply friday", "to go on:")
         enter("120", r"succeeded: [^$]*files .*\n\$")
         shown = at("capture-pane", "-e", "-p")
@@ -145,20 +146,29 @@ def _in_a_browser(stage: Stage, browser: Browser) -> None:
         lambda: report.exists() and report.read_bytes().count(b".settled") > 40, "it is on its way"
     )
     live = stage.address("watch", "friday")
-    stage.run("pause", "friday", "--for", "4s", "--reason", "warehouse is being upgraded")
-    until(lambda: report.read_bytes().count(b".settled") > 60, "it goes on")
+    stage.run("pause", "friday", "--reason", "warehouse is being upgraded")
     _picture(browser, live, "live", still=False)
+    stage.run("continue", "friday")
     run.wait()
     until((folder / SUMMARY).exists, "it has ended")
-    stage.run("rollback", "monday", "--run-id", "monday-back", "--yes")
+    stage.run("rollback", "friday", "--run-id", "friday-back", "--until", "accepted", "--yes")
     stage.run("plan", *words[:2], "--run-id", "next-friday")
-    _picture(browser, (folder / "report.html").as_uri(), "report")
-    _picture(browser, stage.address("ui"), "list", height=420)
+    _picture(browser, (folder / "report.html").as_uri(), "report", height=620)
+    charts = "section[aria-labelledby=time]"
+    _picture(browser, (folder / "report.html").as_uri(), "charts", part=charts)
+    _picture(browser, stage.address("ui"), "list", height=380)
 
 
 def _picture(
-    browser: Browser, address: str, name: str, *, still: bool = True, height: int = _HEIGHT
+    browser: Browser,
+    address: str,
+    name: str,
+    *,
+    still: bool = True,
+    height: int = _HEIGHT,
+    part: str | None = None,
 ) -> None:
+    """Take a picture of the page at *address*, or of a *part* of it, in light and in dark."""
     for scheme in _SCHEMES:
         page = browser.new_page(
             color_scheme=scheme,
@@ -171,5 +181,9 @@ def _picture(
             # The picture of a live page comes once it has drawn its first figures.
             page.wait_for_selector("svg, canvas")
             time.sleep(1)
-        page.screenshot(path=PICTURES / f"{name}-{scheme}.png")
+        path = PICTURES / f"{name}-{scheme}.png"
+        if part is None:
+            page.screenshot(path=path)
+        else:
+            page.locator(part).screenshot(path=path)
         page.close()

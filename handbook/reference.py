@@ -157,7 +157,7 @@ def settings() -> str:
         variable = f"`{knob.variable}`" if knob.variable else ""
         if name == "signing-key-file":
             variable += ", or the key itself in `PARAGON_SIGNING_KEY`"
-        rows.append((f"`--{name}`", variable, _default(knob.field), helps[name]))
+        rows.append((f"`--{name}`", variable or "-", _default(knob.field) or "-", helps[name]))
     return _table(("Flag", "Variable", "Default", "Is"), rows)
 
 
