@@ -112,8 +112,9 @@ def test_search_works_without_a_network(kind: str, site: Path, served: str) -> N
         page.on("request", note)
         page.on("console", lambda message: said.append(message.text))
         page.goto(home)
-        page.click("label[for=__search]:visible, .md-search__input:visible")
-        page.fill(".md-search__input", "irreversible")
+        page.click(".md-search__input")
+        page.get_by_text("Type to start searching").wait_for()
+        page.keyboard.type("irreversible")
         page.wait_for_selector(".md-search-result__item a")
         found = page.inner_text(".md-search-result__list")
 
