@@ -30,7 +30,7 @@ _ASKED = re.compile(
     r"Send up to ([\d,]+) changes\? (Type the number of re-syncs to go on:|\[y/N\])"
 )
 _SIZE = (50, 150)
-_PATIENCE_S = 60.0
+_PATIENCE_S = 100.0
 # A command that takes a port takes a free one: the one that is shown may be somebody else's.
 _BEFORE = """
 trap : INT
