@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-long browser check format bench bench-throttle wheel lock clean
+.PHONY: help demo test test-long browser check format bench bench-throttle docs screenshots wheel lock clean
 
 SHELL := /bin/sh
 VENV := .venv
@@ -65,6 +65,13 @@ bench: $(READY) ## measure what is claimed about speed and memory
 bench-throttle: $(READY) ## pace against servers of every kind, in virtual time, 20 seeds each
 	$(BIN)/python -m benchmarks throttle $(ARGS)
 
+docs: $(READY) ## bring the reference up to date and build docs/ into site/, every link checked
+	$(BIN)/python -m docs.handbook reference
+	NO_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict $(ARGS)
+
+screenshots: $(READY) ## take the pictures in docs/pictures anew, of real runs (needs make browser)
+	$(BIN)/python -m docs.handbook pictures
+
 wheel: $(READY) ## build dist/syncshift-*.whl
 	$(BIN)/hatchling build --target wheel --directory dist
 
@@ -77,9 +84,9 @@ lock: ## pin requirements/*.txt anew from pyproject.toml (needs uv; ARGS=--upgra
 LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-header
 
 clean: ## remove the environment, what was built, and the tools' caches
-	rm -rf $(VENV) .browser dist htmlcov .coverage .coverage.* .hypothesis \
+	rm -rf $(VENV) .browser dist site htmlcov .coverage .coverage.* .hypothesis \
 		.import_linter_cache .mypy_cache .pytest_cache .ruff_cache
-	find benchmarks jobs runner tests -type d -name __pycache__ -prune -exec rm -rf {} +
+	find benchmarks docs jobs runner tests -type d -name __pycache__ -prune -exec rm -rf {} +
 
 # Made anew, not brought up to date: what is in it is then exactly what is pinned. --no-deps and
 # --no-build-isolation, because all that the project needs to be installed is among the pins; pip

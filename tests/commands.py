@@ -325,6 +325,10 @@ class Stage:
         self._started.append(terminal)
         return terminal
 
+    def take_in(self, command: Command) -> None:
+        """Have *command*, which was started elsewhere, end with the stage."""
+        self._started.append(command)
+
     def _env(self, changed: Mapping[str, str | None] | None) -> dict[str, str]:
         merged = {**self.environment, **(changed or {})}
         return {name: value for name, value in merged.items() if value is not None}

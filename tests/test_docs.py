@@ -58,6 +58,9 @@ ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DESIGN = (ROOT / "DESIGN.md").read_text(encoding="utf-8")
 FILES = (ROOT / "docs" / "files.md").read_text(encoding="utf-8")
+OUTCOMES = (ROOT / "docs" / "outcomes.md").read_text(encoding="utf-8")
+EXIT_CODES = (ROOT / "docs" / "exit-codes.md").read_text(encoding="utf-8")
+EVENT_PAGE = (ROOT / "docs" / "events.md").read_text(encoding="utf-8")
 SIMULATOR = (ROOT / "docs" / "simulator.md").read_text(encoding="utf-8")
 PAGES = (*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md")))
 FOR_USERS = "\n".join(
@@ -202,30 +205,53 @@ def test_the_simulators_defaults_are_as_documented() -> None:
 
 
 def test_outcomes_are_as_documented() -> None:
-    """README's table of outcomes is that of the engine, with what each counts as."""
+    """README and the page of outcomes name those of the engine, with what each counts as."""
     rows = tables(section(README, "Outcomes"))["Outcome"]
+    whole = tables(OUTCOMES)["Outcome"]
     succeeded = {OutcomeKind.UPDATED, OutcomeKind.UNCHANGED, OutcomeKind.DUPLICATE}
     counts = {kind: "succeeded" if kind in succeeded else "failed" for kind in OutcomeKind}
 
     assert {row[0].strip("`"): row[2] for row in rows} == counts
+    assert {row[0].strip("`"): row[1] for row in whole} == counts
+    assert all(row[3] for row in whole)
+
+
+def codes_in(text: str) -> set[int]:
+    """Return the exit codes that the first column of a table names."""
+    return {int(code) for row in tables(text)["Code"] for code in row[0].split(",")}
+
+
+def errors_by_code(kind: type[SyncshiftError] = SyncshiftError) -> dict[int, set[str]]:
+    """Return the names of all errors, by the exit code that each leads to."""
+    found = {kind.exit_code: {kind.__name__}}
+    for below in kind.__subclasses__():
+        for code, names in errors_by_code(below).items():
+            found.setdefault(code, set()).update(names)
+    return found
+
+
+def test_errors_are_as_documented() -> None:
+    """The page of exit codes names every error of the tree, beside the code that it leads to."""
+    rows = tables(section(EXIT_CODES, "Which error leads to which code"))["Code"]
+
+    assert {int(row[0]): set(coded(row[1])) for row in rows} == errors_by_code()
 
 
 def test_exit_codes_are_as_documented() -> None:
-    """README's table of exit codes names each code that a command can end with."""
-    told = {
-        int(code)
-        for row in tables(section(README, "Exit codes"))["Code"]
-        for code in row[0].split(",")
-    }
+    """README and the page of exit codes name each code with which a command can end."""
+    told = codes_in(section(README, "Exit codes"))
     branches = {kind.exit_code for kind in (SyncshiftError, UsageError, RunRefused, RunStopped)}
     verdicts = {exit_code_of(verdict) for verdict in RunVerdict} - {None}
 
     assert told == branches | verdicts | set(INTERRUPTS.values())
+    assert codes_in(section(EXIT_CODES, "Exit codes")) == told
+    commands = {name for row in tables(EXIT_CODES)["Command"] for name in coded(row[0])}
+    assert commands == set(COMMANDS)
 
 
 def test_error_classes_are_as_documented() -> None:
     """Every error class has its line, in the order of the code."""
-    assert named(tables(section(FILES, "report.jsonl"))["Error class"]) == list(ErrorClass)
+    assert named(tables(section(OUTCOMES, "Error classes"))["Error class"]) == list(ErrorClass)
 
 
 def test_proofs_are_as_documented() -> None:
@@ -316,7 +342,7 @@ def told_events() -> Iterator[tuple[str, set[str]]]:
 
 def test_events_are_as_documented() -> None:
     """Every event has a line that names its fields, and no line is about another one."""
-    rows = {row[0].strip("`"): row[1] for row in tables(section(FILES, EVENTS))["Event"]}
+    rows = {row[0].strip("`"): row[1] for row in tables(EVENT_PAGE)["Event"]}
     written = dict(told_events())
 
     assert sorted(rows) == sorted(written)
