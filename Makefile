@@ -76,6 +76,8 @@ lock: ## pin requirements/*.txt anew from pyproject.toml (needs uv; ARGS=--upgra
 		$(EXTRAS) --group dev --constraint requirements/run.txt
 	uv pip compile pyproject.toml $(LOCK) $(ARGS) --output-file requirements/image.txt \
 		$(EXTRAS) --constraint requirements/dev.txt
+	uv pip compile --group build $(LOCK) $(ARGS) --output-file requirements/build.txt \
+		--constraint requirements/dev.txt
 EXTRAS := --extra fast --extra metrics --extra traces
 LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-header
 
