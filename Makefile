@@ -80,7 +80,12 @@ lock: ## pin requirements/*.txt anew from pyproject.toml (needs uv; ARGS=--upgra
 	@command -v uv >/dev/null || { echo "make lock needs uv: python3 -m pip install uv" >&2; exit 1; }
 	uv pip compile pyproject.toml $(LOCK) $(ARGS) --output-file requirements/run.txt
 	uv pip compile pyproject.toml $(LOCK) $(ARGS) --output-file requirements/dev.txt \
-		--extra fast --group dev --constraint requirements/run.txt
+		$(EXTRAS) --group dev --constraint requirements/run.txt
+	uv pip compile pyproject.toml $(LOCK) $(ARGS) --output-file requirements/image.txt \
+		$(EXTRAS) --constraint requirements/dev.txt
+	uv pip compile --group build $(LOCK) $(ARGS) --output-file requirements/build.txt \
+		--constraint requirements/dev.txt
+EXTRAS := --extra fast --extra metrics --extra traces
 LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-header
 
 clean: ## remove the environment, what was built, and the tools' caches

@@ -20,6 +20,7 @@ from runner.retry import Ruling
 from runner.throttle import Charge, LaneEnded, LaneOpened, Narrowed
 from runner.tokens import TokenSource
 from runner.turnstile import Closing, Turnstile
+from runner.witness import Witness
 
 _UNAVAILABLE = 503
 _TOLD_NOTHING = Response(0, b"")
@@ -83,8 +84,12 @@ class Sender:
         stop: Callable[[SyncshiftError], None],
         tell: Callable[..., None],
         clocks: Clocks,
+        witness: Witness | None = None,
     ) -> None:
-        """A server that asks to wait longer than *longest_wait_s* ends the run through *stop*."""
+        """A server that asks to wait longer than *longest_wait_s* ends the run through *stop*.
+
+        *witness* is told of each request.
+        """
         self.turnstile = turnstile
         self.breaker = breaker
         self.stop = stop
@@ -98,6 +103,7 @@ class Sender:
         self._throttle = turnstile.throttle
         self.tokens = tokens
         self._longest_wait_s = longest_wait_s
+        self._witness = witness
 
     async def attempt(
         self,
@@ -156,6 +162,16 @@ class Sender:
         sends = 1 if isinstance(result, Response) or result.sent else 0
         alone = charge is not None and charge.row_alone
         attempt = Attempt(result, ruling, sent_at, sends, alone)
+        if self._witness is not None:
+            row, ended_at = None if probe else change.row, self.clocks.steady()
+            self._witness.attempted(
+                row,
+                request.method,
+                ruling.verdict,
+                result.status,
+                began_s=sent_at,
+                ended_s=ended_at,
+            )
         if charge is not None:
             self._heed(charge, ruling)
         elif not ruling.outage:

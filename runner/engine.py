@@ -30,6 +30,7 @@ from runner.throttle import Learned, Throttle
 from runner.tokens import TokenSource
 from runner.turnstile import Turnstile
 from runner.version import VERSION
+from runner.witness import Witness
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SIGNALED = 128
@@ -90,11 +91,19 @@ class Engine:
 
     @asynccontextmanager
     async def asking(
-        self, job: Job, tokens: TokenSource, *, tell: Callable[..., None]
+        self,
+        job: Job,
+        tokens: TokenSource,
+        *,
+        tell: Callable[..., None],
+        witness: Witness | None = None,
     ) -> AsyncIterator[Exchanger]:
-        """Connect, and yield what asks; *tell* takes the events. Nothing is sent after the end."""
+        """Connect, and yield what asks; *tell* takes the events, and *witness* looks on.
+
+        Nothing is sent after the end.
+        """
         async with self._connected() as api:
-            yield self._exchanger(api, job, tokens, tell)
+            yield self._exchanger(api, job, tokens, tell, witness)
 
     @asynccontextmanager
     async def looking(self, job: Job, tokens: TokenSource) -> AsyncIterator[Looker]:
@@ -115,7 +124,12 @@ class Engine:
         )
 
     def _exchanger(
-        self, transport: Transport, job: Job, tokens: TokenSource, tell: Callable[..., None]
+        self,
+        transport: Transport,
+        job: Job,
+        tokens: TokenSource,
+        tell: Callable[..., None],
+        witness: Witness | None = None,
     ) -> Exchanger:
         settings = self.settings
         sender = Sender(
@@ -127,6 +141,7 @@ class Engine:
             stop=self.stop,
             tell=tell,
             clocks=self.clocks,
+            witness=witness,
         )
         return Exchanger(
             sender,

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from runner.budget import Budget
 from runner.journal import Committer
 from runner.pipeline import Tally
 from runner.throttle import LANE
@@ -42,6 +43,7 @@ class Live:
         committer: Committer,
         clock: Callable[[], float],
         waits: Waits | None = None,
+        budget: Budget | None = None,
     ) -> None:
         self.rows = rows
         """Rows of the input."""
@@ -54,11 +56,32 @@ class Live:
         self._committer = committer
         self._clock = clock
         self._waits = waits
+        self._budget = budget
 
     @property
     def in_flight(self) -> int:
         """Requests on their way."""
         return self._throttle.in_flight
+
+    @property
+    def in_flight_limit(self) -> int:
+        """The most requests that may be on their way now."""
+        return self._throttle.in_flight_limit
+
+    @property
+    def rate_per_s(self) -> float:
+        """The requests a second that may leave now."""
+        return self._throttle.rate_per_s
+
+    @property
+    def rate_ceiling_per_s(self) -> float | None:
+        """The most that they were ever allowed to be; None: any number."""
+        return self._throttle.rate_ceiling_per_s
+
+    @property
+    def resyncs(self) -> tuple[int, int | None] | None:
+        """Unfinished re-syncs, and how many there may be (None: any number); None: not counted."""
+        return None if self._budget is None else (self._budget.unfinished, self._budget.limit)
 
     @property
     def followed(self) -> int:

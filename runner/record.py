@@ -14,6 +14,7 @@ import anyio
 from runner.journal import Committer, Journal
 from runner.log import journal_logger
 from runner.model import Acceptance, Intent, Outcome, encode_json
+from runner.witness import Witness
 
 UNDO = "undo.jsonl"
 REPORT = "report.jsonl"
@@ -30,11 +31,13 @@ class Record:
         wall_clock: Callable[[], float],
         clock: Callable[[], float] = time.monotonic,
         sync: Callable[[int], None] = os.fdatasync,
+        witness: Witness | None = None,
     ) -> None:
-        """Open the journals of *directory*, cutting torn tails.
+        """Open the journals of *directory*, cutting torn tails. *witness* looks on.
 
         Raises `JournalDamaged`, or `DiskFault` when the disk refuses.
         """
+        self._witness = witness
         self._undo = Journal.open(directory / UNDO)
         report = Journal.open(directory / REPORT)
         events = Journal.open(directory / EVENTS)
@@ -55,10 +58,14 @@ class Record:
     def settle(self, outcome: Outcome) -> None:
         """Write down how a row ended."""
         self._report.info("change.settled", of=outcome)
+        if self._witness is not None:
+            self._witness.settled(outcome)
 
     def tell(self, event: str, **fields: Any) -> None:
         """Write down what the run did; on disk soon, for whoever looks at the run meanwhile."""
         self._events.info(event, **fields)
+        if self._witness is not None:
+            self._witness.told(event, fields)
         # While everybody is held nobody else asks for a commit. If this one fails, the next
         # one that somebody waits for fails alike.
         self.durable().add_done_callback(_let_be)

@@ -39,6 +39,7 @@ from runner.rollout import FailureLimit, Suspicions
 from runner.steering import helm
 from runner.steps import Update
 from runner.waits import Waits
+from runner.witness import Witness
 
 
 def limit_of(opened: Opened) -> FailureLimit:
@@ -54,12 +55,13 @@ async def carry_out(
     decide: Decide | None = None,
     clocks: Clocks | None = None,
     sync: Callable[[int], None] = os.fdatasync,
+    witness: Witness | None = None,
 ) -> Summary:
     """Carry every row that is left, and return what the run adds up to.
 
     *show* is handed the live figures once sending begins. *leave* ends the
     process at once, with an exit code, when a second signal comes. *decide* puts a
-    question to the person at the terminal; None: there is none. Raises
+    question to the person at the terminal; None: there is none. *witness* looks on. Raises
     `JournalDamaged`, and `DiskFault` when even the account could not be written.
     """
     clocks = clocks or Clocks(time.monotonic, time.time, random.random)
@@ -89,8 +91,8 @@ async def carry_out(
             group.start_soon(engine.heed_signals, carrying, leave)
             try:
                 with carrying:
-                    drain = partial(engine.drain, carrying)
-                    await _carry(opened, manifest, engine, limit, show, decide, drain, sync)
+                    hooks = (show, decide, partial(engine.drain, carrying), sync, witness)
+                    await _carry(opened, manifest, engine, limit, *hooks)
                 # In a thread, so that a second signal is still heard.
                 summary = await anyio.to_thread.run_sync(
                     _account, opened, manifest, engine, clocks.wall()
@@ -118,10 +120,12 @@ async def _carry(
     decide: Decide | None,
     drain: Callable[[SyncshiftError], None],
     sync: Callable[[int], None],
+    witness: Witness | None,
 ) -> None:
     """Send what is left. Ends with every journal on disk, or with a stop saying why not."""
     clocks, stop, rows = engine.clocks, engine.stop, opened.checked.rows
-    record = Record(opened.folder.path, clock=clocks.steady, wall_clock=clocks.wall, sync=sync)
+    path, wall = opened.folder.path, clocks.wall
+    record = Record(path, clock=clocks.steady, wall_clock=wall, sync=sync, witness=witness)
     waits = Waits(record.tell, clock=clocks.steady, wall=clocks.wall)
     carried = False
     try:
@@ -137,6 +141,13 @@ async def _carry(
             in_doubt=len(index.in_doubt()),
             limits=limits_of(opened.settings),
         )
+        lineup = Lineup(
+            opened,
+            index,
+            clocks=clocks,
+            ended=lambda: stop.reason is not None,
+            tell=record.tell,
+        )
         live = Live(
             rows=rows,
             settled_before=settled,
@@ -145,16 +156,11 @@ async def _carry(
             committer=record.committer,
             clock=clocks.steady,
             waits=waits,
+            budget=lineup.budget,
         )
         show(live)
-        async with engine.asking(opened.job, opened.tokens, tell=record.tell) as exchanger:
-            lineup = Lineup(
-                opened,
-                index,
-                clocks=clocks,
-                ended=lambda: stop.reason is not None,
-                tell=record.tell,
-            )
+        asking = engine.asking(opened.job, opened.tokens, tell=record.tell, witness=witness)
+        async with asking as exchanger:
             update = _update(opened, engine, exchanger, record, lineup.budget)
             follower = _follower(opened, engine, exchanger, record, sink, update, lineup.budget)
             keeper = keeper_of(

@@ -44,6 +44,7 @@ from runner.settings import Resolved, resolve
 from runner.simulator import AuditEntry, Behavior, Faults, Simulator, SyncRecord
 from runner.tokens import TokenChecker, TokenSource, load_signing_key, make_demo_key
 from runner.undo import open_rollback
+from runner.witness import Witness
 
 PROJECT = "p1"
 OLD = "11111111-1111-4111-8111-111111111111"
@@ -365,13 +366,20 @@ class Stage:
         show: Callable[[Live], None] = lambda _: None,
         decide: Decide | None = None,
         sync: Callable[[int], None] = os.fdatasync,
+        witness: Witness | None = None,
     ) -> Run:
         """Carry an opened run to where it ends; *job* and *tokens* take the place of its own."""
         opened = msgspec.structs.replace(
             opened, job=job or opened.job, tokens=tokens or opened.tokens
         )
         summary = await carry_out(
-            opened, show=show, leave=_never_leave, decide=decide, clocks=self.clocks, sync=sync
+            opened,
+            show=show,
+            leave=_never_leave,
+            decide=decide,
+            clocks=self.clocks,
+            sync=sync,
+            witness=witness,
         )
         return Run(opened, summary)
 

@@ -9,12 +9,13 @@ from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self, TypeAlias, TypeVar
 
-from runner.cli.flags import Asking, Output, told
+from runner.cli.flags import Asking, Output, Telemetry, told
 from runner.errors import NotConfirmed, SettingsError, SyncshiftError
 
 if TYPE_CHECKING:
+    from runner.cli.measuring import Measuring
     from runner.live import Live
     from runner.opening import Opened
     from runner.results import Summary
@@ -31,6 +32,8 @@ class _Work(Protocol[_T_co]):
         self, *, show: Callable[[Live], None], leave: Callable[[int], NoReturn]
     ) -> Awaitable[_T_co]: ...
 
+
+_Opens: TypeAlias = "Callable[[Callable[[str], None]], Opened]"
 
 _MANY_RESYNCS = 100
 """Above this many re-syncs a yes is not enough: the number is to be typed."""
@@ -97,12 +100,19 @@ def _somebody_is_there() -> bool:
 
 
 def see_through(
-    open_run: Callable[[Callable[[str], None]], Opened], *, asking: Asking, output: Output
+    open_run: _Opens, *, asking: Asking, output: Output, telemetry: Telemetry = Telemetry()
 ) -> int:
     """Open a run, ask, carry it to its end, tell what came of it; return the exit code.
 
     *open_run* is handed what prints a warning. Raises `SyncshiftError`.
     """
+    from runner.cli.measuring import measured
+
+    with measured(telemetry, quiet=output.quiet) as measuring:
+        return _see_through(open_run, asking, output, measuring)
+
+
+def _see_through(open_run: _Opens, asking: Asking, output: Output, measuring: Measuring) -> int:
     from runner.cli import screen
     from runner.opening import give_up
 
@@ -125,7 +135,7 @@ def see_through(
         from runner.cli.watching import tell_of_page
 
         tell_of_page(opened.folder)
-    summary = _carry(opened, quiet=output.quiet)
+    summary = _carry(opened, measuring, quiet=output.quiet)
     _tell(opened, summary, output)
     code = summary.exit_code
     return 1 if code is None else code
@@ -169,14 +179,15 @@ def _tell_again(opened: Opened, output: Output) -> int:
     return summary.exit_code or 0
 
 
-def _carry(opened: Opened, *, quiet: bool) -> Summary:
+def _carry(opened: Opened, measuring: Measuring, *, quiet: bool) -> Summary:
     from runner.run import carry_out
 
     with _Stand(quiet=quiet) as stand:
         decide = stand.decide if _somebody_is_there() else None
-        return _in_a_loop(
-            partial(carry_out, opened, show=stand.show, leave=stand.leave, decide=decide)
-        )
+
+        show = measuring.also(opened, stand.show)
+        carrying = partial(carry_out, opened, show=show, leave=stand.leave, decide=decide)
+        return _in_a_loop(partial(carrying, witness=measuring.witness))
 
 
 def shown(work: _Work[_T], *, quiet: bool) -> _T:

@@ -49,6 +49,19 @@ class Asking:
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
+class Telemetry:
+    """Who else is told what the run is doing."""
+
+    metrics_port: Annotated[int | None, _flag(THE_RUN)] = None
+    """Serve metrics for Prometheus at this port while the run goes; 0 for any that is free."""
+    metrics_host: Annotated[str | None, _flag(THE_RUN)] = None
+    """At which address of this machine (127.0.0.1); 0.0.0.0 in a container."""
+    traces: Annotated[str | None, _flag(THE_RUN)] = None
+    """Send traces of so many of the rows, such as 1% or 100%, to OTEL_EXPORTER_OTLP_ENDPOINT."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
 class Host:
     """Which API, and as whom."""
 

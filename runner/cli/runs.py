@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from runner.cli.carrying import must_be_able_to_ask, resolve_settings, see_through
 from runner.cli.completing import JobName, RunName
-from runner.cli.flags import THE_RUN, Api, Asking, Limits, Making, Output, Rollout
+from runner.cli.flags import THE_RUN, Api, Asking, Limits, Making, Output, Rollout, Telemetry
 
 _RUN = Parameter(group=THE_RUN, negative=(), show_default=False)
 
@@ -27,6 +27,7 @@ def run(
     limits: Limits = Limits(),
     making: Making = Making(),
     rollout: Rollout = Rollout(),
+    telemetry: Telemetry = Telemetry(),
     output: Output = Output(),
 ) -> int:
     """Carry out every change of an input file, and record how each row ended.
@@ -70,6 +71,7 @@ def run(
         ),
         asking=asking,
         output=output,
+        telemetry=telemetry,
     )
 
 
@@ -81,6 +83,7 @@ def resume(
     asking: Asking = Asking(),
     api: Api = Api(),
     limits: Limits = Limits(),
+    telemetry: Telemetry = Telemetry(),
     output: Output = Output(),
 ) -> int:
     """Go on with a run that was stopped, interrupted or killed.
@@ -107,4 +110,5 @@ def resume(
         lambda warn: reopen(run, resolved, past_gate=past_gate, warn=warn),
         asking=asking,
         output=output,
+        telemetry=telemetry,
     )

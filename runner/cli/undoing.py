@@ -8,7 +8,7 @@ from cyclopts import Parameter
 
 from runner.cli.carrying import must_be_able_to_ask, resolve_settings, see_through
 from runner.cli.completing import RunName
-from runner.cli.flags import THE_RUN, Api, Asking, Limits, Output, Rollout
+from runner.cli.flags import THE_RUN, Api, Asking, Limits, Output, Rollout, Telemetry
 
 _RUN = Parameter(group=THE_RUN, negative=(), show_default=False)
 
@@ -23,6 +23,7 @@ def retry(
     api: Api = Api(),
     limits: Limits = Limits(),
     rollout: Rollout = Rollout(),
+    telemetry: Telemetry = Telemetry(),
     output: Output = Output(),
 ) -> int:
     """Send the failed and unprocessed rows of a run again, as a new run.
@@ -54,6 +55,7 @@ def retry(
         lambda warn: open_retry(run, resolved, classes=wanted, run_id=run_id, warn=warn),
         asking=asking,
         output=output,
+        telemetry=telemetry,
     )
 
 
@@ -67,6 +69,7 @@ def rollback(
     api: Api = Api(),
     limits: Limits = Limits(),
     rollout: Rollout = Rollout(),
+    telemetry: Telemetry = Telemetry(),
     output: Output = Output(),
 ) -> int:
     """Take every sync that a run may have changed back to what it was, as a new run.
@@ -96,4 +99,5 @@ def rollback(
         lambda warn: open_rollback(run, resolved, only=only, run_id=run_id, warn=warn),
         asking=asking,
         output=output,
+        telemetry=telemetry,
     )

@@ -16,7 +16,7 @@ from runner.results.files import (
     write_files,
 )
 from runner.results.findings import Findings
-from runner.results.history import ENDS_BY_ITSELF
+from runner.results.history import ENDS_BY_ITSELF, Event, Session
 from runner.results.index import Index
 from runner.results.outcomes import Outcomes, duplicate
 from runner.results.summary import (
@@ -36,6 +36,7 @@ __all__ = [
     "FAILED_FILE",
     "SUCCEEDED_FILE",
     "UNPROCESSED_FILE",
+    "Event",
     "FamilyIndex",
     "FamilyOutcomes",
     "FileWritten",
@@ -45,6 +46,7 @@ __all__ = [
     "Outcomes",
     "Retry",
     "RunVerdict",
+    "Session",
     "Summary",
     "WaveEnded",
     "duplicate",

@@ -21,7 +21,7 @@ ENDS_BY_ITSELF = frozenset({THROTTLED})
 expected of their end."""
 
 
-class _Event(msgspec.Struct, gc=False):
+class Event(msgspec.Struct, gc=False):
     """A line of the events, as far as it tells of time."""
 
     event: str
@@ -39,7 +39,7 @@ class _Hold(msgspec.Struct):
     """When it ends by itself; None: when it is released."""
 
 
-_DECODE_EVENT = msgspec.json.Decoder(_Event).decode
+_DECODE_EVENT = msgspec.json.Decoder(Event).decode
 
 
 class Session:
@@ -73,7 +73,7 @@ class Session:
         """Note a sign of life."""
         self.last = max(self.last, moment)
 
-    def note(self, event: _Event) -> None:
+    def note(self, event: Event) -> None:
         """Take in one event."""
         now = event.timestamp
         self.alive(now)
@@ -85,7 +85,7 @@ class Session:
             self._holds.pop(event.reason, None)
             self._waits[event.reason] += event.held_s
 
-    def _hold(self, event: _Event) -> None:
+    def _hold(self, event: Event) -> None:
         until = event.until if event.reason in ENDS_BY_ITSELF else None
         hold = self._holds.get(event.reason)
         if hold is None:

@@ -93,6 +93,11 @@ class Throttle:
         return self._pacer.rate_per_s
 
     @property
+    def rate_ceiling_per_s(self) -> float | None:
+        """The requests a second that are never exceeded, whatever is learned; None: any number."""
+        return self._rate_ceiling
+
+    @property
     def interval_s(self) -> float:
         """Seconds between two departures."""
         return self._pacer.interval_s
