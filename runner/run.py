@@ -15,10 +15,10 @@ import anyio.to_thread
 import msgspec
 
 from runner.account import add_up, index_of, limits_of
+from runner.asking import SIGNALED, Asker, Looker
 from runner.attempt import Clocks
 from runner.budget import Budget
 from runner.crew import Crew
-from runner.engine import SIGNALED, Engine, Looker
 from runner.errors import DiskFault, Interrupted, NoSuchRun, SyncshiftError
 from runner.exchange import Exchanger
 from runner.folder import Manifest
@@ -76,7 +76,7 @@ async def carry_out(
             exit_code=None,
         )
     )
-    engine = Engine(
+    asker = Asker(
         opened.settings,
         clocks=clocks,
         users=opened.checked.users,
@@ -86,14 +86,14 @@ async def carry_out(
     try:
         async with anyio.create_task_group() as group:
             carrying = anyio.CancelScope()
-            group.start_soon(engine.heed_signals, carrying, leave)
+            group.start_soon(asker.heed_signals, carrying, leave)
             try:
                 with carrying:
-                    drain = partial(engine.drain, carrying)
-                    await _carry(opened, manifest, engine, limit, show, decide, drain, sync)
+                    drain = partial(asker.drain, carrying)
+                    await _carry(opened, manifest, asker, limit, show, decide, drain, sync)
                 # In a thread, so that a second signal is still heard.
                 summary = await anyio.to_thread.run_sync(
-                    _account, opened, manifest, engine, clocks.wall()
+                    _account, opened, manifest, asker, clocks.wall()
                 )
             except SyncshiftError as error:
                 refusal = error
@@ -112,7 +112,7 @@ def _applied(manifest: Manifest, wall_s: float) -> str | None:
 async def _carry(
     opened: Opened,
     manifest: Manifest,
-    engine: Engine,
+    asker: Asker,
     limit: FailureLimit,
     show: Callable[[Live], None],
     decide: Decide | None,
@@ -120,7 +120,7 @@ async def _carry(
     sync: Callable[[int], None],
 ) -> None:
     """Send what is left. Ends with every journal on disk, or with a stop saying why not."""
-    clocks, stop, rows = engine.clocks, engine.stop, opened.checked.rows
+    clocks, stop, rows = asker.clocks, asker.stop, opened.checked.rows
     record = Record(opened.folder.path, clock=clocks.steady, wall_clock=clocks.wall, sync=sync)
     waits = Waits(record.tell, clock=clocks.steady, wall=clocks.wall)
     carried = False
@@ -141,23 +141,23 @@ async def _carry(
             rows=rows,
             settled_before=settled,
             tally=sink.tally,
-            turnstile=engine.turnstile,
+            turnstile=asker.turnstile,
             committer=record.committer,
             clock=clocks.steady,
             waits=waits,
         )
         show(live)
-        async with engine.asking(opened.job, opened.tokens, tell=record.tell) as exchanger:
+        async with asker.asking(opened.job, opened.tokens, tell=record.tell) as exchanger:
             lineup = Lineup(opened, index, clocks=clocks, ended=lambda: stop.reason is not None)
-            update = _update(opened, engine, exchanger, record, lineup.budget)
-            follower = _follower(opened, engine, exchanger, record, sink, update, lineup.budget)
+            update = _update(opened, asker, exchanger, record, lineup.budget)
+            follower = _follower(opened, asker, exchanger, record, sink, update, lineup.budget)
             keeper = keeper_of(
                 opened,
                 Looker(exchanger, opened.job).look,
                 record=record,
                 waits=waits,
                 stop=stop,
-                turnstile=engine.turnstile,
+                turnstile=asker.turnstile,
                 clocks=clocks,
                 pardoned=_pardoned(opened),
                 decide=decide,
@@ -175,12 +175,12 @@ async def _carry(
                 waits=waits,
                 keeper=keeper,
                 crew=crew,
-                turnstile=engine.turnstile,
+                turnstile=asker.turnstile,
                 wall_clock=clocks.wall,
             )
             async with helm(
                 opened,
-                engine,
+                asker,
                 live=live,
                 waits=waits,
                 sink=sink,
@@ -225,13 +225,13 @@ def _pardoned(opened: Opened) -> frozenset[OutcomeKind]:
 
 
 def _update(
-    opened: Opened, engine: Engine, exchanger: Exchanger, record: Record, budget: Budget | None
+    opened: Opened, asker: Asker, exchanger: Exchanger, record: Record, budget: Budget | None
 ) -> Update:
-    settings, clocks = opened.settings, engine.clocks
+    settings, clocks = opened.settings, asker.clocks
     return Update(
         job=opened.job,
         exchanger=exchanger,
-        turnstile=engine.turnstile,
+        turnstile=asker.turnstile,
         record=record,
         reads=not settings.no_read,
         until=settings.until,
@@ -243,22 +243,22 @@ def _update(
 
 def _follower(
     opened: Opened,
-    engine: Engine,
+    asker: Asker,
     exchanger: Exchanger,
     record: Record,
     sink: Sink,
     update: Update,
     budget: Budget | None,
 ) -> Follower:
-    settings, clocks = opened.settings, engine.clocks
+    settings, clocks = opened.settings, asker.clocks
     return Follower(
         update,
         job=opened.job,
         exchanger=exchanger,
-        turnstile=engine.turnstile,
+        turnstile=asker.turnstile,
         record=record,
         sink=sink,
-        stop=engine.stop,
+        stop=asker.stop,
         clocks=clocks,
         confirm_timeout_s=settings.confirm_timeout_s,
         resync_timeout_s=settings.resync_timeout_s,
@@ -266,9 +266,9 @@ def _follower(
     )
 
 
-def _account(opened: Opened, manifest: Manifest, engine: Engine, wall_s: float) -> Summary:
+def _account(opened: Opened, manifest: Manifest, asker: Asker, wall_s: float) -> Summary:
     """Write down how the run ended, and what it adds up to. Raises `DiskFault`."""
-    folder, reason = opened.folder, engine.stop.reason
+    folder, reason = opened.folder, asker.stop.reason
     if reason is not None and not isinstance(reason, DiskFault):
         index = index_of(folder)
         if index.succeeded + index.failed == opened.checked.rows:
@@ -281,7 +281,7 @@ def _account(opened: Opened, manifest: Manifest, engine: Engine, wall_s: float) 
         ended=stamp(wall_s),
         reason=None if reason is None else str(reason),
         exit_code=_exit_code(reason),
-        learned=engine.turnstile.throttle.learned() or manifest.learned,
+        learned=asker.turnstile.throttle.learned() or manifest.learned,
     )
     try:
         folder.write(manifest)
