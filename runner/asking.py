@@ -26,7 +26,7 @@ from runner.model import Change, Request, Response
 from runner.outage import Breaker, RetryBudget
 from runner.pipeline import Stop
 from runner.settings import Settings
-from runner.throttle import Learned, Throttle
+from runner.throttle import Learned, Pacer, Throttle
 from runner.tokens import TokenSource
 from runner.turnstile import Turnstile
 from runner.version import VERSION
@@ -68,9 +68,20 @@ class Asker:
     """The parts that ask the API, at one command's limits. Belongs to one event loop."""
 
     def __init__(
-        self, settings: Settings, *, clocks: Clocks, users: int = 1, start: Learned | None = None
+        self,
+        settings: Settings,
+        *,
+        clocks: Clocks,
+        users: int = 1,
+        start: Learned | None = None,
+        pacer: Pacer | None = None,
+        alone: bool = True,
     ) -> None:
-        """*users*: how many there are; *start* is what an earlier run has learned of the host."""
+        """*users*: how many there are; *start* is what an earlier run has learned of the host.
+
+        *pacer* is where a rate is kept that others share. One that is not *alone* at the run
+        does not end it when all that is left to it are rows that were set aside.
+        """
         self.settings = settings
         self.clocks = clocks
         self.turnstile = Turnstile(
@@ -80,13 +91,14 @@ class Asker:
                 chance=clocks.chance,
                 start=start,
                 many_users=users > 1,
+                pacer=pacer,
             ),
             clock=clocks.steady,
             longest_wait_s=settings.max_outage_s,
         )
-        self.stop = Stop(
-            self.turnstile, patience_over=partial(patience_over, self.turnstile, clocks)
-        )
+        self.patience_over = partial(patience_over, self.turnstile, clocks)
+        """Says why rows that were set aside are left."""
+        self.stop = Stop(self.turnstile, patience_over=self.patience_over if alone else None)
 
     @asynccontextmanager
     async def asking(
