@@ -12,8 +12,10 @@ import math
 
 import msgspec
 
-from runner.engine import LONGEST_LEASE_S, MOST_LEASED
+from runner.engine import AHEAD_S, LONGEST_LEASE_S, MOST_LEASED
 
+_LET_GO_S = 0.1
+"""Whoever uses a lane has asked for it sooner before its next departure than this."""
 _SAME = 1e-6
 """Shares of a step of the grid: so far apart two moments are one, after some arithmetic."""
 
@@ -35,15 +37,20 @@ class Line(msgspec.Struct):
         """From one departure of a lane to the next."""
         return len(self.lanes) / self.rate_per_s
 
-    def lease(self, now: float, departures: int) -> tuple[float, int]:
-        """Take the next free stretch; return its first departure and how many it has.
+    def lease(self, now: float, departures: int, *, lane: int | None = None) -> tuple[float, int]:
+        """Take a free stretch; return its first departure and how many it has, which may be 0.
 
-        They are *departures* at most, and no more than half a second's worth. What lies
-        before *now* is nobody's any more.
+        They are *departures* at most, and no more than half a second's worth. What lies before
+        *now* is nobody's any more. Whoever has a *lane* gets of that one, and of another only
+        what its own worker would let go by; without one, it is the lane that is most behind.
         """
         step_s = self.interval_s
+        behind = min(range(len(self.lanes)), key=self.lanes.__getitem__)
+        if lane is None or self.lanes[lane] > now + AHEAD_S:
+            if self.lanes[behind] > now + (AHEAD_S if lane is None else _LET_GO_S):
+                return self.lanes[behind], 0
+            lane = behind
         most = min(departures, MOST_LEASED, max(1, int(LONGEST_LEASE_S / step_s)))
-        lane = min(range(len(self.lanes)), key=self.lanes.__getitem__)
         first = self.lanes[lane]
         if first < now:
             first += math.ceil((now - first) / step_s - _SAME) * step_s

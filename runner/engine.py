@@ -24,6 +24,8 @@ TELL_EVERY_S = 0.25
 """A worker tells at least so often, and at once when something happened that concerns others."""
 LONGEST_LEASE_S = 0.5
 """So far ahead departures are leased at most: what a stop, or a death, can waste."""
+AHEAD_S = 0.25
+"""What begins later than this is not leased yet."""
 MOST_LEASED = 100
 """Departures in one lease."""
 
@@ -98,15 +100,15 @@ class Event(msgspec.Struct, frozen=True):
 
 
 class Told(msgspec.Struct, frozen=True, kw_only=True):
-    """What a worker tells of one shard, with everything since its fence began; never less."""
+    """What a worker tells of one shard. Its last word counts, so nothing is lost with a word."""
 
     shard: int
     fence: int
     counts: dict[str, int] = {}
-    """Rows by how they ended, those that this worker ended."""
+    """Rows by how they ended, since the shard was submitted, whoever carried it."""
     ended: int = 0
     failed: int = 0
-    """As the failure limit counts them."""
+    """Likewise, as the failure limit counts them."""
     in_flight: int = 0
     """Requests on their way."""
     followed: int = 0
@@ -115,6 +117,8 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
     """When the next of these is looked at."""
     tickets: int = 0
     """Re-syncs that may be unfinished here without asking: at least those that are."""
+    unfinished: int = 0
+    """Those that are."""
     wanted: int = 0
     """How many more it could start now."""
     held: Held | None = None
@@ -141,7 +145,9 @@ class Orders(msgspec.Struct, frozen=True, kw_only=True):
     """Nobody moves for these: a pause, the clock, somebody else's 429. One that is told no
     longer has ended."""
     concurrency: int | None = None
-    """Requests in flight at most; None: as the settings say."""
+    """Requests in flight at most; None: as before."""
+    rate: float | None = None
+    """The ceiling of all workers together, for which departures are leased; None: there is none."""
     tickets: int | None = None
     """Re-syncs that may be unfinished here; those that are above it go on. None: any number."""
 
@@ -154,6 +160,7 @@ class Lease(msgspec.Struct, frozen=True):
     interval_s: float
     """From one to the next."""
     departures: int
+    """None, where nothing is free: ask again when somebody still has to wait."""
 
 
 class Board(Protocol):
@@ -163,7 +170,8 @@ class Board(Protocol):
         """Return departures for this worker, at most so many; None: there is no ``--rate``.
 
         No departure is leased twice, and all leases together are at the rate, evenly, whoever
-        asks. Called again before the last lease has run out. Raises `GivenUp`.
+        asks. Called before the last lease has run out, and now and then while somebody has to
+        wait for a departure. Raises `GivenUp`.
         """
         ...
 
@@ -188,6 +196,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     failed: int = 0
     in_flight: int = 0
     followed: int = 0
+    looks_again_in_s: float | None = None
     waits: tuple[Waited, ...] = ()
     """One for each reason, the most telling."""
     left: int = 0

@@ -27,17 +27,21 @@ def _most_in_window(moments: list[float]) -> int:
 @given(
     rate=st.floats(0.5, 5000),
     lanes=st.integers(1, 9),
-    asks=st.lists(st.tuples(st.floats(0, 2), st.integers(1, 300)), min_size=1, max_size=80),
+    asks=st.lists(
+        st.tuples(st.floats(0, 2), st.integers(1, 300), st.none() | st.integers(0, 8)),
+        min_size=1,
+        max_size=80,
+    ),
 )
 def test_leases_never_add_up_to_more_than_the_rate(
-    rate: float, lanes: int, asks: list[tuple[float, int]]
+    rate: float, lanes: int, asks: list[tuple[float, int, int | None]]
 ) -> None:
     """Whoever asks, whenever, for however many: no departure twice, all on one even grid."""
     line, now, moments = Line.of(rate, lanes=lanes, now=100.0), 100.0, []
-    for pause, wanted in asks:
+    for pause, wanted, lane in asks:
         now += pause
-        first, count = line.lease(now, wanted)
-        assert 1 <= count <= wanted
+        first, count = line.lease(now, wanted, lane=None if lane is None else lane % lanes)
+        assert 0 <= count <= wanted
         assert first >= now - 1e-3 / rate
         moments += [first + n * line.interval_s for n in range(count)]
 
@@ -55,6 +59,18 @@ def test_who_asks_in_time_loses_nothing() -> None:
         ends[worker] = first + count * line.interval_s
 
     assert _most_in_window(moments) == 250
+
+
+def test_who_is_left_alone_gets_the_lanes_of_those_who_have_gone() -> None:
+    """One who asks whenever it has to wait soon has the whole rate; nothing is let go by."""
+    line, moments, now = Line.of(60.0, lanes=3, now=0.0), [], 0.0
+    while now < 20:
+        first, count = line.lease(now, 100, lane=0)
+        moments += [first + n * line.interval_s for n in range(count)]
+        now += 0.05
+
+    assert _most_in_window(moments) in {300, 301}
+    assert len([moment for moment in moments if 1 <= moment < 20]) == 19 * 60
 
 
 def test_a_new_rate_begins_behind_all_that_was_leased() -> None:
@@ -92,13 +108,13 @@ def test_more_is_asked_for_once_and_in_time() -> None:
     pacer.set(100.0, strictly=True)
     pacer.on_want = lambda: asked.append(1)
 
-    for _ in range(3):
-        pacer.wait_s(0.0)
+    for moment in (0.0, 0.01, 0.1):
+        pacer.wait_s(moment)
     assert len(asked) == 1
-    pacer.grant(0.0, 0.01, 50)
-    pacer.wait_s(0.1)
+    pacer.grant(0.1, 0.01, 50)
+    pacer.wait_s(0.2)
     assert len(asked) == 1
-    pacer.wait_s(0.35)
+    pacer.wait_s(0.45)
     assert len(asked) == 2
 
 

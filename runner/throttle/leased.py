@@ -12,6 +12,8 @@ _LATE_S = 0.05
 """A departure may leave so late; after that it is lost, for what was saved up would be a burst."""
 _AHEAD_S = 0.2
 """When what is leased ends sooner, more is asked for."""
+_AGAIN_S = 0.05
+"""More is asked for as well while somebody has to wait, but no more often."""
 
 
 class LeasedPacer(Pacer):
@@ -20,13 +22,16 @@ class LeasedPacer(Pacer):
     While a lower rate was found than the ceiling, that one is kept besides.
     """
 
-    __slots__ = ("_asked", "_due", "_ends", "_own", "on_want")
+    __slots__ = ("_again_at", "_asked", "_due", "_ends", "_own", "free", "on_want")
 
     def __init__(self, rate_per_s: float) -> None:
         self._due: list[float] = []
         self._ends = -math.inf
         self._own = True
+        self.free = False
+        """Whether there is no such ceiling now."""
         self._asked = False
+        self._again_at = -math.inf
         self.on_want: Callable[[], None] | None = None
         """Called when more is to be leased, once until `grant`."""
         super().__init__(rate_per_s)
@@ -40,19 +45,23 @@ class LeasedPacer(Pacer):
         """Take in that so many departures are ours, from *first* on."""
         for number in range(departures):
             heapq.heappush(self._due, first + number * interval_s)
-        self._ends = max(self._ends, first + departures * interval_s)
+        if departures:
+            self._ends = max(self._ends, first + departures * interval_s)
         self._asked = False
 
     def wait_s(self, now: float) -> float:
         """Return the seconds until the next departure; infinite when none is leased."""
+        if self.free:
+            return super().wait_s(now)
         due = self._due
         while due and due[0] < now - _LATE_S:
             heapq.heappop(due)
-        if self._ends < now + _AHEAD_S:
+        wait_s = max(0.0, due[0] - now) if due else math.inf
+        if (wait_s or self._ends < now + _AHEAD_S) and now >= self._again_at:
+            self._again_at = now + _AGAIN_S
             self._want()
         if not due:
             return math.inf
-        wait_s = max(0.0, due[0] - now)
         return max(wait_s, super().wait_s(now)) if self._own else wait_s
 
     def depart(self, now: float) -> None:
