@@ -8,7 +8,7 @@ from runner.attempt import Clocks
 from runner.feed import Lock
 from runner.opening import Opened
 from runner.proving import moment_s
-from runner.results import Index
+from runner.results import Index, JoinedIndex
 from runner.spread import Spread, in_order
 from runner.steps import Work
 from runner.tickets import Tickets, budget_of, urgent_first
@@ -18,7 +18,12 @@ class Lineup:
     """Puts the rows of one session in line. Belongs to one event loop."""
 
     def __init__(
-        self, opened: Opened, index: Index, *, clocks: Clocks, ended: Callable[[], bool]
+        self,
+        opened: Opened,
+        index: Index | JoinedIndex,
+        *,
+        clocks: Clocks,
+        ended: Callable[[], bool],
     ) -> None:
         """*ended* tells whether the session is over. Raises `InputError`."""
         self.budget = budget_of(opened.settings)

@@ -201,9 +201,7 @@ def helm(
     *,
     live: Live,
     waits: Waits,
-    sink: Sink,
-    budget: Budget | None,
-    crew: Crew,
+    levers: Mapping[str, Lever],
     drain: Callable[[SyncshiftError], None],
     approve: Callable[[str], bool],
     tell: Callable[..., None],
@@ -220,7 +218,7 @@ def helm(
         stop=asker.stop,
         drain=drain,
         approve=approve,
-        levers=_levers(asker, sink, budget, crew, rows=opened.checked.rows),
+        levers=levers,
         tell=tell,
         clocks=clocks,
     )
@@ -235,9 +233,11 @@ def helm(
     return steered(steering, watch, folder, tell)
 
 
-def _levers(
+def levers_of(
     asker: Asker, sink: Sink, budget: Budget | None, crew: Crew, *, rows: int
 ) -> dict[str, Lever]:
+    """Return what puts new values in force in a run that is carried by this process."""
+
     def set_concurrency(most: int) -> None:
         asker.set_ceilings(rate=None, concurrency=most)
         crew.grow(workers_for(concurrency=most, rows=rows))

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from runner.live import Live
     from runner.opening import Opened
     from runner.results import Summary
+    from runner.run import Crowd
     from runner.settings import Resolved
 
 _T = TypeVar("_T")
@@ -98,11 +99,13 @@ def see_through(
     """
     from runner.cli import screen
     from runner.opening import give_up
+    from runner.run import gather, may_be_shared
 
     opened = open_run(screen.warn)
     if opened.resumed and opened.manifest.state == "finished":
         return _tell_again(opened, output)
     try:
+        may_be_shared(opened.settings)
         _confirm(opened, asking, output)
     except KeyboardInterrupt:
         opened.tokens.close()
@@ -114,11 +117,13 @@ def see_through(
     except SyncshiftError as refusal:
         give_up(opened, refusal)
         raise
+    # Before there is a thread, or an event loop: they do not go with a process that is forked.
+    crowd = gather(opened, _in_a_loop)
     if asking.ui:
         from runner.cli.watching import tell_of_page
 
         tell_of_page(opened.folder)
-    summary = _carry(opened, quiet=output.quiet)
+    summary = _carry(opened, crowd=crowd, quiet=output.quiet)
     _tell(opened, summary, output)
     code = summary.exit_code
     return 1 if code is None else code
@@ -162,13 +167,20 @@ def _tell_again(opened: Opened, output: Output) -> int:
     return summary.exit_code or 0
 
 
-def _carry(opened: Opened, *, quiet: bool) -> Summary:
+def _carry(opened: Opened, *, crowd: Crowd | None, quiet: bool) -> Summary:
     from runner.run import carry_out
 
     with _Stand(quiet=quiet) as stand:
         decide = stand.decide if _somebody_is_there() else None
         return _in_a_loop(
-            partial(carry_out, opened, show=stand.show, leave=stand.leave, decide=decide)
+            partial(
+                carry_out,
+                opened,
+                show=stand.show,
+                leave=stand.leave,
+                decide=decide,
+                crowd=crowd,
+            )
         )
 
 
@@ -258,7 +270,7 @@ def _intention(opened: Opened) -> Any:
     from runner.cli.screen import facts, plain
     from runner.cli.telling import budget_of, slices_of
     from runner.forecast import rounds_of
-    from runner.run import limit_of
+    from runner.rig import limit_of
 
     checked, settings = opened.checked, opened.settings
     left = opened.left

@@ -11,7 +11,18 @@ from cyclopts import Parameter
 
 from runner.cli.carrying import must_be_able_to_ask, resolve_settings, see_through, shown
 from runner.cli.completing import JobName, RunName
-from runner.cli.flags import THE_RUN, Api, Asking, Host, Limits, Making, Output, Pace, Rollout
+from runner.cli.flags import (
+    THE_RUN,
+    Api,
+    Asking,
+    Hands,
+    Host,
+    Limits,
+    Making,
+    Output,
+    Pace,
+    Rollout,
+)
 from runner.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -83,6 +94,7 @@ def apply(
     asking: Asking = Asking(),
     api: Api = Api(),
     limits: Limits = Limits(),
+    hands: Hands = Hands(),
     output: Output = Output(),
 ) -> int:
     """Carry out a planned run: once, and only what was planned.
@@ -105,7 +117,7 @@ def apply(
 
     max_age_s = _duration_s("--max-age", max_age)
     must_be_able_to_ask(asking)
-    resolved = resolve_settings(output, api, limits)
+    resolved = resolve_settings(output, api, limits, hands)
     return see_through(
         lambda warn: open_planned(run, resolved, max_age_s=max_age_s, now_s=time.time(), warn=warn),
         asking=asking,
