@@ -9,7 +9,7 @@ import time
 
 from benchmarks.figures import Figure, Options, in_words
 
-BENCHMARKS = ("rows", "check", "resume", "memory", "help", "throttle")
+BENCHMARKS = ("rows", "check", "resume", "memory", "processes", "help", "throttle")
 
 
 def main() -> int:

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from typing import cast
 
@@ -53,8 +54,11 @@ class _Echo(asyncio.Protocol):
 
 
 @contextlib.contextmanager
-def serving() -> Iterator[str]:
-    """Run the server in a process of its own; yield its address."""
+def serving(*, taken: list[float] | None = None) -> Iterator[str]:
+    """Run the server in a process of its own; yield its address.
+
+    Its CPU seconds are added to *taken* at the end.
+    """
     command = [sys.executable, "-m", "benchmarks.server"]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -64,7 +68,9 @@ def serving() -> Iterator[str]:
             yield f"http://127.0.0.1:{int(child.stdout.readline())}"
         finally:
             # The end of its input is its sign to leave, also when we are killed.
-            child.communicate()
+            last, _ = child.communicate()
+            if taken is not None:
+                taken.append(float(last))
 
 
 async def _serve() -> None:
@@ -73,6 +79,7 @@ async def _serve() -> None:
     print(server.sockets[0].getsockname()[1], flush=True)
     await loop.run_in_executor(None, sys.stdin.read)
     server.close()
+    print(time.process_time(), flush=True)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from runner.check import columns_of
 from runner.errors import RunChanged
 from runner.folder import Folder, Manifest
 from runner.job import Job
-from runner.journal import scan
+from runner.journal import SHARDS, scan
 from runner.lineage import ROW, Member, with_retries
 from runner.log import stamp
 from runner.model import Change, State
@@ -68,6 +68,18 @@ def index_of(folder: Folder) -> Index:
     return Index.read(undo=folder.path / UNDO, report=folder.path / REPORT)
 
 
+def index_now(folder: Folder, rows: int) -> Index | FamilyIndex:
+    """Return the same of a run of *rows* rows that may be carried in shards at this moment.
+
+    Such a run is read like one with retries: of each row the last line counts.
+    """
+    shards = sorted((folder.path / SHARDS).glob("[0-9]*"))
+    # The shards first: what is made part of the run's own journals meanwhile is then seen twice.
+    found = [Index.read(undo=path / UNDO, report=path / REPORT) for path in shards]
+    own = index_of(folder)
+    return FamilyIndex([own, *found], [range(1, rows + 1)] * len(found), rows) if found else own
+
+
 def family_of(folder: Folder, manifest: Manifest) -> tuple[Member, ...]:
     """Return the runs that count together: the root of a family first; another run by itself."""
     if manifest.relation == "retry" or manifest.rows is None:
@@ -82,7 +94,7 @@ def standing_of(family: Sequence[Member]) -> Index | FamilyIndex:
     """
     first, *retries = family
     if not retries:
-        return index_of(first.folder)
+        return index_now(first.folder, first.manifest.rows or 0)
     indexes = [index_of(member.folder) for member in family]
     origins = [origins_of(member) for member in retries]
     return FamilyIndex(indexes, origins, first.manifest.rows or 0)

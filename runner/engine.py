@@ -1,179 +1,235 @@
-"""What asks the API on behalf of one command: throttle, turnstile, sender, exchanger, put together.
+"""The seam between whoever leads a run and whoever carries its rows, on this machine or on many.
 
-Whoever sends, plans or verifies takes the same parts, so all of them are paced,
-held, retried and stopped alike. A command that only looks gets a transport that
-passes reads and nothing else; what it is held for goes to the diagnostics, for the
-events of a run are those of its own work.
+A run that is carried by several workers is cut into shards. The *conductor* submits them to an
+`Engine`, one wave after the other, watches what they come to, judges gates and holds the
+limits. A *worker* carries the rows of a shard through the same pipeline as ever, and asks its
+`Board` for all that the workers of a run share: when to send, who holds everybody, how many
+re-syncs may be unfinished.
+
+A worker tells, and is told in return; nothing is ordered in any other way. So an order that
+was lost was never given, and the next word of the worker says by which one it acts.
 """
 
 from __future__ import annotations
 
-import signal
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from functools import partial
-from typing import NoReturn
+from collections.abc import Sequence
+from typing import Any, Protocol
 
-import anyio
+import msgspec
 
-from runner.api import Api
-from runner.attempt import Clocks, Sender, Transport, patience_over
-from runner.errors import Fault, FaultKind, Interrupted, SyncshiftError
-from runner.exchange import Exchange, Exchanger, Policy
-from runner.job import Job
-from runner.log import diagnostics
-from runner.model import Change, Request, Response
-from runner.outage import Breaker, RetryBudget
-from runner.pipeline import Stop
-from runner.settings import Settings
-from runner.throttle import Learned, Throttle
-from runner.tokens import TokenSource
-from runner.turnstile import Turnstile
-from runner.version import VERSION
-from runner.witness import Witness
+from runner import errors
+from runner.errors import Interrupted, RunFault, SyncshiftError
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-SIGNALED = 128
-"""Shells add this to the number of the signal that ended a command."""
+TELL_EVERY_S = 0.25
+"""A worker tells at least so often, and at once when something happened that concerns others."""
+LONGEST_LEASE_S = 0.5
+"""So far ahead departures are leased at most: what a stop, or a death, can waste."""
+AHEAD_S = 0.25
+"""What begins later than this is not leased yet."""
+MOST_LEASED = 100
+"""Departures in one lease."""
 
 
-class ReadsOnly:
-    """A transport that passes reads; what could change anything never reaches the wire."""
+class Shard(msgspec.Struct, frozen=True):
+    """A contiguous range of rows, for one worker at a time."""
 
-    def __init__(self, transport: Transport) -> None:
-        self._transport = transport
+    number: int
+    """1 for the first of the run; its journals go by it."""
+    first_row: int
+    last_row: int
+    """The last one that belongs to it."""
+    wave: int | None = None
+    """Only rows of this wave are carried; None: all of the range."""
+    fence: int = 1
+    """Counts the attempts. Whoever carries an earlier one has been given up, and may send and
+    record nothing more."""
 
-    async def send(self, request: Request, authorization: str) -> Response | Fault:
-        """Send *request* if it is a GET without a body."""
-        if request.method != "GET" or request.body is not None:
-            return Fault(FaultKind.UNSENDABLE, "only reads may be sent now")
-        return await self._transport.send(request, authorization)
-
-
-class Looker:
-    """Looks at syncs, asking again for as long as that makes sense. Cannot change any."""
-
-    def __init__(self, exchanger: Exchanger, job: Job) -> None:
-        self._ask = exchanger.ask
-        self._job = job
-
-    async def look(self, change: Change) -> Exchange:
-        """Read the sync of *change*. Raises `Closing` when the command ends first."""
-        job = self._job
-        return await self._ask(
-            job.read(change), change, lambda answer: job.observe(answer) is not None
-        )
+    def again(self) -> Shard:
+        """Return the shard as its next worker gets it, when the present one was given up."""
+        return msgspec.structs.replace(self, fence=self.fence + 1)
 
 
-class Engine:
-    """The parts that ask the API, at one command's limits. Belongs to one event loop."""
+class Reason(msgspec.Struct, frozen=True):
+    """An error of our own tree that can be sent: why a run ends early."""
 
-    def __init__(
-        self, settings: Settings, *, clocks: Clocks, users: int = 1, start: Learned | None = None
-    ) -> None:
-        """*users*: how many there are; *start* is what an earlier run has learned of the host."""
-        self.settings = settings
-        self.clocks = clocks
-        self.turnstile = Turnstile(
-            Throttle(
-                ceiling=settings.concurrency,
-                rate_per_s=settings.rate,
-                chance=clocks.chance,
-                start=start,
-                many_users=users > 1,
-            ),
-            clock=clocks.steady,
-            longest_wait_s=settings.max_outage_s,
-        )
-        self.stop = Stop(
-            self.turnstile, patience_over=partial(patience_over, self.turnstile, clocks)
-        )
+    kind: str
+    """The name of its class."""
+    said: str
+    signal_number: int | None = None
 
-    @asynccontextmanager
-    async def asking(
-        self,
-        job: Job,
-        tokens: TokenSource,
-        *,
-        tell: Callable[..., None],
-        witness: Witness | None = None,
-    ) -> AsyncIterator[Exchanger]:
-        """Connect, and yield what asks; *tell* takes the events, and *witness* looks on.
+    @classmethod
+    def of(cls, error: SyncshiftError) -> Reason:
+        """Return *error* as it is sent."""
+        number = error.signal_number if isinstance(error, Interrupted) else None
+        return cls(type(error).__name__, str(error), number)
 
-        Nothing is sent after the end.
+    def error(self) -> SyncshiftError:
+        """Return the error again; one of an unknown kind is a fault of the run."""
+        if self.signal_number is not None:
+            return Interrupted(self.said, signal_number=self.signal_number)
+        kind = getattr(errors, self.kind, RunFault)
+        known = isinstance(kind, type) and issubclass(kind, SyncshiftError)
+        return kind(self.said) if known else RunFault(self.said)
+
+
+class Held(msgspec.Struct, frozen=True):
+    """Why nobody moves, as one tells it another; clocks are not shared, so times are left."""
+
+    reason: str
+    """One word, as a wait is called."""
+    detail: str
+    """For a person."""
+    left_s: float | None = None
+    """How much longer it lasts; None: until it is no longer told."""
+
+
+class Waited(msgspec.Struct, frozen=True):
+    """One reason why somebody waits at a worker."""
+
+    reason: str
+    detail: str
+    left_s: float | None = None
+    """Until it ends; None: not known."""
+
+
+class Event(msgspec.Struct, frozen=True):
+    """What a worker did that belongs into the run's events."""
+
+    name: str
+    fields: dict[str, Any] = {}
+
+
+class Told(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker tells of one shard. Its last word counts, so nothing is lost with a word."""
+
+    shard: int
+    fence: int
+    counts: dict[str, int] = {}
+    """Rows by how they ended, since the shard was submitted, whoever carried it."""
+    ended: int = 0
+    failed: int = 0
+    """Likewise, as the failure limit counts them."""
+    in_flight: int = 0
+    """Requests on their way."""
+    followed: int = 0
+    """Rows that were accepted and are still to be proved."""
+    looks_again_in_s: float | None = None
+    """When the next of these is looked at."""
+    tickets: int = 0
+    """Re-syncs that may be unfinished here without asking: at least those that are."""
+    unfinished: int = 0
+    """Those that are."""
+    wanted: int = 0
+    """How many more it could start now."""
+    held: Held | None = None
+    """The server asked everybody to wait: others do so as well."""
+    waits: tuple[Waited, ...] = ()
+    events: tuple[Event, ...] = ()
+    """Those that were not told before."""
+    is_read: bool = False
+    """All rows of the shard were taken: what is left is under way, or asleep."""
+    is_over: bool = False
+    """Nothing of the shard is under way any more, and its journals are closed."""
+    left: Reason | None = None
+    """It is over, and these rows of it were left for whoever resumes, for this reason."""
+    fault: Reason | None = None
+    """What ends the whole run."""
+
+
+class Orders(msgspec.Struct, frozen=True, kw_only=True):
+    """What holds for a worker from now on."""
+
+    stop: Reason | None = None
+    """Take no more rows and send nothing more; what is in flight may land."""
+    holds: tuple[Held, ...] = ()
+    """Nobody moves for these: a pause, the clock, somebody else's 429. One that is told no
+    longer has ended."""
+    concurrency: int | None = None
+    """Requests in flight at most; None: as before."""
+    rate: float | None = None
+    """The ceiling of all workers together, for which departures are leased; None: there is none."""
+    tickets: int | None = None
+    """Re-syncs that may be unfinished here; those that are above it go on. None: any number."""
+
+
+class Lease(msgspec.Struct, frozen=True):
+    """Departures that nobody else has. Unused ones are dropped, never saved up."""
+
+    begins_in_s: float
+    """The first one, counted from now."""
+    interval_s: float
+    """From one to the next."""
+    departures: int
+    """None, where nothing is free: ask again when somebody still has to wait."""
+
+
+class Board(Protocol):
+    """What the workers of one run share, as a worker sees it."""
+
+    async def lease(self, departures: int) -> Lease | None:
+        """Return departures for this worker, at most so many; None: there is no ``--rate``.
+
+        No departure is leased twice, and all leases together are at the rate, evenly, whoever
+        asks. Called before the last lease has run out, and now and then while somebody has to
+        wait for a departure. Raises `GivenUp`.
         """
-        async with self._connected() as api:
-            yield self._exchanger(api, job, tokens, tell, witness)
+        ...
 
-    @asynccontextmanager
-    async def looking(self, job: Job, tokens: TokenSource) -> AsyncIterator[Looker]:
-        """Connect, and yield what can look at syncs and change none."""
-        async with self._connected() as api:
-            tell = diagnostics().info
-            yield Looker(self._exchanger(ReadsOnly(api), job, tokens, tell), job)
+    async def tell(self, told: Told) -> Orders:
+        """Take in what a worker tells, and return what holds for it from now on.
 
-    def _connected(self) -> Api:
-        settings = self.settings
-        return Api(
-            base_url=settings.base_url,
-            # Any number: the throttle alone says how many, and that can be changed.
-            concurrency=0,
-            timeout_s=settings.timeout_s,
-            version=VERSION,
-            trust_env=settings.trust_env,
-        )
+        Never called for two words of one shard at once. `Told.tickets` counts for the shard
+        until it says less, whatever becomes of its worker. Raises `GivenUp`.
+        """
+        ...
 
-    def _exchanger(
-        self,
-        transport: Transport,
-        job: Job,
-        tokens: TokenSource,
-        tell: Callable[..., None],
-        witness: Witness | None = None,
-    ) -> Exchanger:
-        settings = self.settings
-        sender = Sender(
-            transport=transport,
-            turnstile=self.turnstile,
-            tokens=tokens,
-            breaker=Breaker(chance=self.clocks.chance),
-            longest_wait_s=settings.max_outage_s,
-            stop=self.stop,
-            tell=tell,
-            clocks=self.clocks,
-            witness=witness,
-        )
-        return Exchanger(
-            sender,
-            policy=Policy(settings.max_attempts, settings.max_outage_s),
-            budget=RetryBudget(concurrency=settings.concurrency),
-            probe_with=job.read,
-        )
 
-    def set_ceilings(self, *, rate: float | None, concurrency: int | None) -> None:
-        """Replace the ceilings that are given, from now on."""
-        self.turnstile.throttle.set_ceilings(rate_per_s=rate, in_flight=concurrency)
-        self.turnstile.nudge()
+class GivenUp(Exception):
+    """The shard was given to another worker: send and record nothing more for it."""
 
-    def drain(self, carrying: anyio.CancelScope, reason: SyncshiftError) -> None:
-        """Take no more rows because of *reason*; what is carried may land, for a while."""
-        self.stop(reason)
-        carrying.deadline = anyio.current_time() + self.settings.drain_s
 
-    async def heed_signals(
-        self, carrying: anyio.CancelScope, leave: Callable[[int], NoReturn]
-    ) -> None:
-        """On the first signal let what is in flight land, for a while; on the second leave."""
-        with anyio.open_signal_receiver(*_SIGNALS) as signals:
-            heeded = False
-            async for number in signals:
-                if heeded:
-                    leave(SIGNALED + number)
-                heeded = True
-                self.drain(
-                    carrying,
-                    Interrupted(
-                        f"{signal.Signals(number).name} came; what was in flight could land",
-                        signal_number=number,
-                    ),
-                )
+class Progress(msgspec.Struct, frozen=True, kw_only=True):
+    """What all shards of a run have come to so far, in this session."""
+
+    counts: dict[str, int] = {}
+    ended: int = 0
+    failed: int = 0
+    in_flight: int = 0
+    followed: int = 0
+    looks_again_in_s: float | None = None
+    waits: tuple[Waited, ...] = ()
+    """One for each reason, the most telling."""
+    left: int = 0
+    """Shards that are not over."""
+    workers: int = 0
+    """Workers that are there."""
+
+
+class Engine(Protocol):
+    """What carries the shards of one run, as the conductor sees it."""
+
+    async def submit(self, shards: Sequence[Shard]) -> None:
+        """Have *shards*, all of one wave, carried from now on. Returns once that is certain.
+
+        The shards of the wave before are over by then.
+        """
+        ...
+
+    async def over(self) -> Progress:
+        """Return once every shard that was submitted is over.
+
+        Also of a run that was canceled: then all that was in flight has landed. Nothing is
+        sent after that before the next `submit`.
+        """
+        ...
+
+    def observe(self) -> Progress:
+        """Return how far they are, as far as it is known here."""
+        ...
+
+    def cancel(self, reason: SyncshiftError) -> None:
+        """Let nobody take another row, or send anything more; what is in flight may land.
+
+        The first reason stands.
+        """
+        ...

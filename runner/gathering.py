@@ -13,9 +13,9 @@ from typing import NoReturn, TextIO, cast
 import anyio
 import msgspec
 
+from runner.asking import SIGNALED, Asker
 from runner.attempt import Clocks
 from runner.desk import LISTED, Desk, Unlisted, question_of
-from runner.engine import SIGNALED, Engine
 from runner.errors import DiskFault, Interrupted, SyncshiftError
 from runner.journal import Committer
 from runner.listing import Lister, Listing
@@ -77,25 +77,25 @@ async def gather(
     goes, and the users that are missing in it are written beside it. *leave* ends the process
     when a second signal comes. Raises `SettingsError` when *output* is there or cannot be made.
     """
-    engine = Engine(settings, clocks=clocks or Clocks(time.monotonic, time.time, random.random))
-    desk = Desk(users, output, standard_output, stop=engine.stop)
+    asker = Asker(settings, clocks=clocks or Clocks(time.monotonic, time.time, random.random))
+    desk = Desk(users, output, standard_output, stop=asker.stop)
     show(
         Live(
             rows=users.count,
             settled_before=0,
             tally=desk.tally,
-            turnstile=engine.turnstile,
+            turnstile=asker.turnstile,
             # There is no journal that a disk could be slow with.
             committer=cast("Committer", _Swift()),
-            clock=engine.clocks.steady,
+            clock=asker.clocks.steady,
         )
     )
     try:
-        await _ask_for_all(users, engine, tokens, desk, integration=integration, leave=leave)
+        await _ask_for_all(users, asker, tokens, desk, integration=integration, leave=leave)
     finally:
         tokens.close()
-        desk.close(_cause(engine, desk, users))
-    reason = _cause(engine, desk, users)
+        desk.close(_cause(asker, desk, users))
+    reason = _cause(asker, desk, users)
     return Gathered(
         job=job_for(users),
         users=users.count,
@@ -110,9 +110,9 @@ async def gather(
     )
 
 
-def _cause(engine: Engine, desk: Desk, users: Users) -> SyncshiftError | None:
+def _cause(asker: Asker, desk: Desk, users: Users) -> SyncshiftError | None:
     """Return why not all was done; None too for what came when there was nothing left to do."""
-    reason = engine.stop.reason
+    reason = asker.stop.reason
     all_told = desk.tally.ended == users.count
     return None if all_told and not isinstance(reason, DiskFault) else reason
 
@@ -127,7 +127,7 @@ def _exit_code(desk: Desk, users: Users, reason: SyncshiftError | None) -> int:
 
 async def _ask_for_all(
     users: Users,
-    engine: Engine,
+    asker: Asker,
     tokens: TokenSource,
     desk: Desk,
     *,
@@ -137,15 +137,15 @@ async def _ask_for_all(
     listing = Listing()
     async with anyio.create_task_group() as group:
         carrying = anyio.CancelScope()
-        group.start_soon(engine.heed_signals, carrying, leave)
+        group.start_soon(asker.heed_signals, carrying, leave)
         with carrying:
-            async with engine.looking(listing, tokens) as looks:
+            async with asker.looking(listing, tokens) as looks:
                 await flow(
                     _blocks(users),
                     Lister(looks, integration=integration).carry,
                     desk,
-                    workers=workers_for(concurrency=engine.settings.concurrency, rows=users.count),
-                    stop=engine.stop,
+                    workers=workers_for(concurrency=asker.settings.concurrency, rows=users.count),
+                    stop=asker.stop,
                 )
         group.cancel_scope.cancel()
 

@@ -51,6 +51,12 @@ def _count(value: Any) -> int:
     return int(value)
 
 
+def _processes(value: Any) -> int:
+    if isinstance(value, bool) or not re.fullmatch(r"[1-9][0-9]?", str(value), re.ASCII):
+        raise ValueError("must be a whole number from 1 to 99")
+    return int(value)
+
+
 def _count_or_none(value: Any) -> int | Literal["none"]:
     if value == "none":
         return "none"
@@ -173,6 +179,7 @@ KNOBS = {
         Knob("allow-http", _truth, "allow_http"),
         Knob("concurrency", _count, "concurrency"),
         Knob("rate", _rate, "rate"),
+        Knob("processes", _processes, "processes"),
         Knob("max-attempts", _count, "max_attempts"),
         Knob("timeout", _positive_duration, "timeout_s"),
         Knob("max-outage", _positive_duration, "max_outage_s"),

@@ -9,7 +9,7 @@ from runner.feed import Lock
 from runner.onset import Onset
 from runner.opening import Opened
 from runner.proving import moment_s
-from runner.results import Index
+from runner.results import Index, JoinedIndex
 from runner.spread import Spread, in_order
 from runner.steps import Work
 from runner.tickets import Tickets, budget_of, urgent_first
@@ -21,7 +21,7 @@ class Lineup:
     def __init__(
         self,
         opened: Opened,
-        index: Index,
+        index: Index | JoinedIndex,
         *,
         clocks: Clocks,
         ended: Callable[[], bool],

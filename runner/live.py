@@ -15,7 +15,7 @@ from runner.turnstile import Turnstile
 from runner.waits import Wait as Reason
 from runner.waits import Waits
 
-_IDLE = ("disk", "backoff", "proof")
+IDLE = ("disk", "backoff", "proof")
 """Reasons that nobody begins or ends: they are seen."""
 
 
@@ -123,7 +123,7 @@ class Live:
         found = [
             *self._holds(now),
             *self._lanes(),
-            *(wait for reason, wait in known.items() if reason not in _IDLE),
+            *(wait for reason, wait in known.items() if reason not in IDLE),
         ]
         for wait in self._idle(now):
             began = known[wait.reason].since if wait.reason in known else wait.since
@@ -136,7 +136,7 @@ class Live:
         if self._waits is None:
             return
         idle = {wait.reason: wait for wait in self._idle(self._clock())}
-        for reason in _IDLE:
+        for reason in IDLE:
             if reason in idle:
                 self._waits.begin(reason, idle[reason].detail, idle[reason].until)
             else:

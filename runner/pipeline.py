@@ -27,7 +27,7 @@ from runner.turnstile import Closing, SetAside, Turnstile
 _WORKERS_PER_SLOT = 3
 _FEWEST_WORKERS = 12
 """Enough for as many rows to be under way as it takes to see that the server is down."""
-_KNOWN_BEFORE = {OutcomeKind.INVALID, OutcomeKind.IRREVERSIBLE}
+KNOWN_BEFORE = {OutcomeKind.INVALID, OutcomeKind.IRREVERSIBLE}
 """Rows that end so were told of before anything was sent; no limit counts them."""
 
 
@@ -228,7 +228,7 @@ class Sink:
         self._settle(outcome)
         tally = self.tally
         tally.counts[outcome.outcome] += 1
-        if outcome.outcome not in _KNOWN_BEFORE:
+        if outcome.outcome not in KNOWN_BEFORE:
             tally.ended += 1
             if not outcome.succeeded and outcome.outcome not in self._pardoned:
                 tally.failed += 1

@@ -1,4 +1,4 @@
-"""What a run writes down: intents before, outcomes after, events along the way."""
+"""What a run, or a shard of one, writes down: intents before, outcomes after, events meanwhile."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ EVENTS = "events.jsonl"
 
 
 class Record:
-    """The three journals of one run, written by one group commit. Belongs to one event loop."""
+    """The three journals of one run, written by one group commit. Belongs to one event loop.
+
+    A shard has no events of its own: they are told to whoever leads the run.
+    """
 
     def __init__(
         self,
@@ -31,19 +34,25 @@ class Record:
         wall_clock: Callable[[], float],
         clock: Callable[[], float] = time.monotonic,
         sync: Callable[[int], None] = os.fdatasync,
+        tell: Callable[..., None] | None = None,
         witness: Witness | None = None,
     ) -> None:
         """Open the journals of *directory*, cutting torn tails. *witness* looks on.
 
-        Raises `JournalDamaged`, or `DiskFault` when the disk refuses.
+        *tell* takes the events; None: they have a journal as well. Raises `JournalDamaged`, or
+        `DiskFault` when the disk refuses.
         """
         self._witness = witness
         self._undo = Journal.open(directory / UNDO)
         report = Journal.open(directory / REPORT)
-        events = Journal.open(directory / EVENTS)
         self._report = journal_logger(report.append, wall_clock=wall_clock)
-        self._events = journal_logger(events.append, wall_clock=wall_clock)
-        self.committer = Committer(self._undo, report, events, sync=sync, clock=clock)
+        journals = [self._undo, report]
+        if tell is None:
+            events = Journal.open(directory / EVENTS)
+            tell = journal_logger(events.append, wall_clock=wall_clock).info
+            journals.append(events)
+        self._tell: Callable[..., None] = tell
+        self.committer = Committer(*journals, sync=sync, clock=clock)
         self.durable: Callable[[], asyncio.Future[None]] = self.committer.durable
         """Returns a future that ends once all that was written down is on disk."""
 
@@ -63,7 +72,7 @@ class Record:
 
     def tell(self, event: str, **fields: Any) -> None:
         """Write down what the run did; on disk soon, for whoever looks at the run meanwhile."""
-        self._events.info(event, **fields)
+        self._tell(event, **fields)
         if self._witness is not None:
             self._witness.told(event, fields)
         # While everybody is held nobody else asks for a commit. If this one fails, the next

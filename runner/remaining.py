@@ -13,26 +13,33 @@ from runner.forecast import PLAN
 from runner.lineage import IRREVERSIBLE
 from runner.model import Change, ErrorClass, Finding, Outcome, OutcomeKind
 from runner.opening import Opened
-from runner.results import Findings, Index, Outcomes, duplicate
+from runner.results import Findings, Index, JoinedIndex, duplicate, fetching
 from runner.rows import BadRow, file_version, read, told
 from runner.steps import Work
 
 
 def work_left(
-    opened: Opened, index: Index, *, takes: Callable[[int], bool] | None = None
+    opened: Opened,
+    index: Index | JoinedIndex,
+    *,
+    takes: Callable[[int], bool] | None = None,
+    rows: tuple[int, int] | None = None,
 ) -> Iterator[list[Work]]:
     """Yield what is still to do, in input order. Runs in the reader's thread.
 
-    *takes* tells which rows to heed; None: all. Raises `RunChanged` when the input is no
+    *takes* tells which rows to heed, and *rows* is the first and the last of them; None: all.
+    Raises `RunChanged` when the input is no
     longer what was checked.
     """
     checked = opened.checked
+    first_row, last_row = rows or (1, checked.rows)
     to_follow = index.to_follow()
     accepted = index.acceptances(to_follow)
     intents = index.intents([*index.in_doubt(), *to_follow])
     bad = _end_of_bad(opened)
-    with Outcomes(index) as outcomes, _plan(opened) as planned:
-        for block in changes(read(checked.file, checked.columns), opened.job):
+    with fetching(index) as outcomes, _plan(opened) as planned:
+        blocks = read(checked.file, checked.columns, from_row=first_row)
+        for block in changes(blocks, opened.job):
             if file_version(checked.file) != opened.version:
                 raise RunChanged(
                     f"{checked.file.path} was changed after it was checked; put the old file "
@@ -41,6 +48,8 @@ def work_left(
             work = []
             for item in block:
                 number = item.number if isinstance(item, BadRow) else item.row
+                if number > last_row:
+                    break
                 if index.settled(number) or (takes is not None and not takes(number)):
                     continue
                 if isinstance(item, BadRow):
@@ -62,6 +71,8 @@ def work_left(
                 # Otherwise it ends when the row ends that asked for the same.
             if work:
                 yield work
+            if number >= last_row:
+                return
 
 
 def _end_of_bad(opened: Opened) -> Callable[[BadRow], Outcome]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from runner.account import index_of
+from runner.account import index_now
 from runner.errors import SyncshiftError
 from runner.folder import Folder
 from runner.results import RunVerdict, verdict_of
@@ -38,8 +38,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 def entry_of(folder: Folder) -> Entry:
     """Return what is to be told of one run. Raises `NoSuchRun`, `JournalDamaged`, `RunRefused`."""
     manifest = folder.read()
-    index = index_of(folder)
     rows = manifest.rows or 0
+    index = index_now(folder, rows)
     left = rows - index.succeeded - index.failed
     live = folder.is_locked()
     return Entry(

@@ -13,8 +13,8 @@ import anyio
 import msgspec
 
 from runner.account import index_of
+from runner.asking import SIGNALED, Asker
 from runner.attempt import Clocks
-from runner.engine import SIGNALED, Engine
 from runner.errors import DiskFault, Interrupted, SyncshiftError
 from runner.forecast import PLAN, SHOWN_PROBLEMS, Plan, plan_of
 from runner.job import Job
@@ -86,29 +86,29 @@ async def make_plan(
     handed the live figures, *leave* ends the process when a second signal comes. Raises
     `DiskFault` when not even that can be written down.
     """
-    engine = Engine(
+    asker = Asker(
         opened.settings,
         clocks=clocks or _real_clocks(),
         users=opened.checked.users,
         start=learned_of(opened.settings.base_url, opened.folder.path.parent),
     )
-    began = stamp(engine.clocks.wall())
+    began = stamp(asker.clocks.wall())
     folder, rows = opened.folder, opened.checked.rows
     manifest = folder.write(msgspec.structs.replace(opened.manifest, state="running"))
     try:
         notebook = Notebook(
             folder.path / PLAN,
-            stop=engine.stop,
+            stop=asker.stop,
             users=opened.checked.users,
-            clocks=engine.clocks,
+            clocks=asker.clocks,
             sync=sync,
             duplicates_of=opened.checked.duplicates_of,
         )
-        round_ = _Round(engine, opened.job, opened.tokens, notebook, rows=rows)
+        round_ = _Round(asker, opened.job, opened.tokens, notebook, rows=rows)
         await round_.go(
             work_left(opened, index_of(folder)), Planning(opened.job), show=show, leave=leave
         )
-        reason = engine.stop.reason
+        reason = asker.stop.reason
         if notebook.tally.ended == rows and not isinstance(reason, DiskFault):
             reason = None  # it came when there was nothing left to look at
         manifest = folder.write(
@@ -118,7 +118,7 @@ async def make_plan(
                 planned=began if reason is None else None,
                 reason=None if reason is None else str(reason),
                 exit_code=None if reason is None else exit_code_of(reason),
-                ended=None if reason is None else stamp(engine.clocks.wall()),
+                ended=None if reason is None else stamp(asker.clocks.wall()),
             )
         )
         leave_page(folder, manifest, opened.job, None)
@@ -144,7 +144,7 @@ async def verify(
     if not of.touched:
         of.tokens.close()
         return _verified(of, moment, None, None)
-    engine = Engine(
+    asker = Asker(
         of.settings,
         clocks=clocks,
         users=of.manifest.users or 1,
@@ -152,12 +152,12 @@ async def verify(
     )
     path = _new_file(of.folder.path, moment)
     users = of.manifest.users or 1
-    notebook = Notebook(path, stop=engine.stop, users=users, clocks=clocks)
-    round_ = _Round(engine, of.job, of.tokens, notebook, rows=of.touched)
+    notebook = Notebook(path, stop=asker.stop, users=users, clocks=clocks)
+    round_ = _Round(asker, of.job, of.tokens, notebook, rows=of.touched)
     await round_.go(
         touched(of), Verifying(of.job), show=show, leave=leave, remark=lambda row: _ended(of, row)
     )
-    reason = engine.stop.reason
+    reason = asker.stop.reason
     if notebook.tally.ended == of.touched and not isinstance(reason, DiskFault):
         reason = None
     return _verified(of, moment, path, reason)
@@ -167,9 +167,9 @@ class _Round:
     """One look at each of many rows."""
 
     def __init__(
-        self, engine: Engine, job: Job, tokens: TokenSource, notebook: Notebook, *, rows: int
+        self, asker: Asker, job: Job, tokens: TokenSource, notebook: Notebook, *, rows: int
     ) -> None:
-        self._engine = engine
+        self._asker = asker
         self._job = job
         self._tokens = tokens
         self._notebook = notebook
@@ -185,13 +185,13 @@ class _Round:
         remark: Callable[[int], str | None] = lambda row: None,
     ) -> None:
         """Look at all of *blocks*; ends with every finding on disk, or with a stop saying why."""
-        engine, notebook, clocks = self._engine, self._notebook, self._engine.clocks
+        asker, notebook, clocks = self._asker, self._notebook, self._asker.clocks
         show(
             Live(
                 rows=self._rows,
                 settled_before=0,
                 tally=notebook.tally,
-                turnstile=engine.turnstile,
+                turnstile=asker.turnstile,
                 committer=notebook.committer,
                 clock=clocks.steady,
             )
@@ -199,9 +199,9 @@ class _Round:
         try:
             async with anyio.create_task_group() as group:
                 carrying = anyio.CancelScope()
-                group.start_soon(engine.heed_signals, carrying, leave)
+                group.start_soon(asker.heed_signals, carrying, leave)
                 with carrying:
-                    async with engine.looking(self._job, self._tokens) as looks:
+                    async with asker.looking(self._job, self._tokens) as looks:
                         survey = Survey(
                             job=self._job,
                             looks=looks,
@@ -214,9 +214,9 @@ class _Round:
                             survey.carry,
                             notebook,
                             workers=workers_for(
-                                concurrency=engine.settings.concurrency, rows=self._rows
+                                concurrency=asker.settings.concurrency, rows=self._rows
                             ),
-                            stop=engine.stop,
+                            stop=asker.stop,
                         )
                 group.cancel_scope.cancel()
         finally:
@@ -225,7 +225,7 @@ class _Round:
                 try:
                     await notebook.close()
                 except DiskFault as fault:
-                    engine.stop(fault)
+                    asker.stop(fault)
 
 
 def exit_code_of(reason: SyncshiftError) -> int:

@@ -46,6 +46,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Ceiling of requests in flight."""
     rate: float | None = None
     """Ceiling of requests per second; None: no ceiling."""
+    processes: int = 1
+    """How many carry the rows, on this machine."""
     max_attempts: int = 5
     """Attempts a request."""
     timeout_s: float = 30.0

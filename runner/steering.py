@@ -9,11 +9,11 @@ from typing import Any
 import anyio
 import msgspec
 
+from runner.asking import Asker
 from runner.attempt import Clocks
 from runner.budget import Budget
 from runner.control import Desk, Order, Reply, Standing, Waiting
 from runner.crew import Crew
-from runner.engine import Engine
 from runner.errors import DiskFault, SettingsError, StoppedByHand, SyncshiftError
 from runner.folder import Folder
 from runner.live import Live
@@ -197,30 +197,28 @@ async def steered(
 
 def helm(
     opened: Opened,
-    engine: Engine,
+    asker: Asker,
     *,
     live: Live,
     waits: Waits,
-    sink: Sink,
-    budget: Budget | None,
-    crew: Crew,
+    levers: Mapping[str, Lever],
     drain: Callable[[SyncshiftError], None],
     approve: Callable[[str], bool],
     tell: Callable[..., None],
 ) -> AbstractAsyncContextManager[None]:
     """Return what heeds orders, the clock, the flag file and the outside check while it is open."""
-    settings, clocks, folder = opened.settings, engine.clocks, opened.folder
-    standstill = Standstill(engine.turnstile, waits, clocks.steady)
+    settings, clocks, folder = opened.settings, asker.clocks, opened.folder
+    standstill = Standstill(asker.turnstile, waits, clocks.steady)
     pause = Pause(standstill, clocks.steady)
     steering = Steering(
         folder,
         settings,
         live=live,
         pause=pause,
-        stop=engine.stop,
+        stop=asker.stop,
         drain=drain,
         approve=approve,
-        levers=_levers(engine, sink, budget, crew, rows=opened.checked.rows),
+        levers=levers,
         tell=tell,
         clocks=clocks,
     )
@@ -235,18 +233,20 @@ def helm(
     return steered(steering, watch, folder, tell)
 
 
-def _levers(
-    engine: Engine, sink: Sink, budget: Budget | None, crew: Crew, *, rows: int
+def levers_of(
+    asker: Asker, sink: Sink, budget: Budget | None, crew: Crew, *, rows: int
 ) -> dict[str, Lever]:
+    """Return what puts new values in force in a run that is carried by this process."""
+
     def set_concurrency(most: int) -> None:
-        engine.set_ceilings(rate=None, concurrency=most)
+        asker.set_ceilings(rate=None, concurrency=most)
         crew.grow(workers_for(concurrency=most, rows=rows))
 
     def set_limit(text: str) -> None:
         sink.limit = FailureLimit.parse(text)
 
     levers: dict[str, Lever] = {
-        "rate": lambda rate: engine.set_ceilings(rate=rate, concurrency=None),
+        "rate": lambda rate: asker.set_ceilings(rate=rate, concurrency=None),
         "concurrency": set_concurrency,
         "max_failures": set_limit,
     }

@@ -21,7 +21,7 @@ import pytest
 import yaml
 
 import runner
-from runner.engine import SIGNALED
+from runner.asking import SIGNALED
 from runner.metrics import PATH
 from runner.settings import Settings
 from tests.commands import Stage

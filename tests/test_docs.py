@@ -24,6 +24,7 @@ from runner.cli.commands import app
 from runner.errors import RunRefused, RunStopped, SyncshiftError, UsageError
 from runner.folder import LOCK, MANIFEST, Input, Manifest
 from runner.forecast import PLAN
+from runner.journal import SHARDS
 from runner.model import (
     ErrorClass,
     Finding,
@@ -176,7 +177,7 @@ def test_defaults_are_as_documented(flag: str, default: str) -> None:
 
 def test_every_variable_is_documented() -> None:
     """Each environment variable that the engine knows is in README's table of settings."""
-    source = "\n".join(path.read_text(encoding="utf-8") for path in ROOT.glob("runner/*.py"))
+    source = "\n".join(path.read_text(encoding="utf-8") for path in ROOT.glob("runner/**/*.py"))
     known = set(re.findall(r'"((?:PARAGON|SYNCSHIFT)_[A-Z_]+)"', source))
     told = set(re.findall(r"(?:PARAGON|SYNCSHIFT)_[A-Z_]+", section(README, "Settings")))
 
@@ -297,7 +298,8 @@ def test_every_file_of_a_run_is_documented() -> None:
     ours |= {"verify-TIME.jsonl"}
     results = {SUCCEEDED_FILE, FAILED_FILE, UNPROCESSED_FILE}
 
-    assert set(named(tables(FILES)["File"])) == ours | results | {"input.csv", "input.jsonl"}
+    inputs = {"input.csv", "input.jsonl"}
+    assert set(named(tables(FILES)["File"])) == ours | results | inputs | {f"{SHARDS}/"}
 
 
 @pytest.mark.parametrize(
@@ -331,7 +333,7 @@ def test_fields_within_fields_are_as_documented() -> None:
 
 def told_events() -> Iterator[tuple[str, set[str]]]:
     """Yield every event that the engine writes down, with its own fields."""
-    for path in ROOT.glob("runner/*.py"):
+    for path in ROOT.glob("runner/**/*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             match node:
                 case ast.Call(

@@ -21,7 +21,8 @@ from runner.journal import Journal
 from runner.live import Live
 from runner.model import OutcomeKind
 from runner.results import FAILED_FILE, SUCCEEDED_FILE, UNPROCESSED_FILE
-from runner.run import carry_out, limit_of
+from runner.rig import limit_of
+from runner.run import carry_out
 from runner.simulator import Fault, Faults, OutageKind, SyncRecord
 from tests.stage import BOTH, NEW, OLD, Run, Stage, in_fast_motion, until
 

@@ -65,6 +65,7 @@ EVERYTHING = {
     "trust-env": (True, "trust_env", True),
     "allow-http": (True, "allow_http", True),
     "concurrency": (7, "concurrency", 7),
+    "processes": (2, "processes", 2),
     "rate": (2.5, "rate", 2.5),
     "max-attempts": ("9", "max_attempts", 9),
     "timeout": ("500ms", "timeout_s", 0.5),
@@ -212,6 +213,9 @@ def test_what_is_no_duration_is_refused(text: str) -> None:
     ("name", "value", "why"),
     [
         ("concurrency", "0", "whole number from 1 to 100000"),
+        ("processes", "0", "whole number from 1 to 99"),
+        ("processes", "100", "whole number from 1 to 99"),
+        ("processes", True, "whole number from 1 to 99"),
         ("concurrency", "100001", "whole number from 1 to 100000"),
         ("concurrency", "1e3", "whole number from 1 to 100000"),
         ("concurrency", "-1", "whole number"),

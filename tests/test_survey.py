@@ -8,9 +8,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from runner.asking import Asker, ReadsOnly
 from runner.attempt import Transport
 from runner.drift import moved_since
-from runner.engine import Engine, ReadsOnly
 from runner.errors import Fault, FaultKind
 from runner.job import CREDENTIAL, SyncJob, find
 from runner.model import Change, ErrorClass, Finding, FindingKind, Request, Response, Sighting
@@ -267,8 +267,8 @@ async def test_an_engine_that_looks_has_no_way_to_write(tmp_path: Path) -> None:
     async with Stage(tmp_path) as stage:
         stage.plain(1)
         opened = stage.open()
-        engine = Engine(opened.settings, clocks=stage.clocks)
-        async with engine.looking(opened.job, opened.tokens) as looks:
+        asker = Asker(opened.settings, clocks=stage.clocks)
+        async with asker.looking(opened.job, opened.tokens) as looks:
             offered = [name for name in dir(looks) if not name.startswith("_")]
             found = await looks.look(change())
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from runner.live import Live
     from runner.opening import Opened
     from runner.results import Summary
+    from runner.run import Crowd
     from runner.settings import Resolved
 
 _T = TypeVar("_T")
@@ -115,11 +116,13 @@ def see_through(
 def _see_through(open_run: _Opens, asking: Asking, output: Output, measuring: Measuring) -> int:
     from runner.cli import screen
     from runner.opening import give_up
+    from runner.run import gather, may_be_shared
 
     opened = open_run(screen.warn)
     if opened.resumed and opened.manifest.state == "finished":
         return _tell_again(opened, output)
     try:
+        may_be_shared(opened.settings, watched=measuring.witness is not None)
         _confirm(opened, asking, output)
     except KeyboardInterrupt:
         opened.tokens.close()
@@ -131,11 +134,13 @@ def _see_through(open_run: _Opens, asking: Asking, output: Output, measuring: Me
     except SyncshiftError as refusal:
         give_up(opened, refusal)
         raise
+    # Before there is a thread, or an event loop: they do not go with a process that is forked.
+    crowd = gather(opened, _in_a_loop)
     if asking.ui:
         from runner.cli.watching import tell_of_page
 
         tell_of_page(opened.folder)
-    summary = _carry(opened, measuring, quiet=output.quiet)
+    summary = _carry(opened, measuring, crowd=crowd, quiet=output.quiet)
     _tell(opened, summary, output)
     code = summary.exit_code
     return 1 if code is None else code
@@ -179,15 +184,14 @@ def _tell_again(opened: Opened, output: Output) -> int:
     return summary.exit_code or 0
 
 
-def _carry(opened: Opened, measuring: Measuring, *, quiet: bool) -> Summary:
+def _carry(opened: Opened, measuring: Measuring, *, crowd: Crowd | None, quiet: bool) -> Summary:
     from runner.run import carry_out
 
     with _Stand(quiet=quiet) as stand:
         decide = stand.decide if _somebody_is_there() else None
-
         show = measuring.also(opened, stand.show)
         carrying = partial(carry_out, opened, show=show, leave=stand.leave, decide=decide)
-        return _in_a_loop(partial(carrying, witness=measuring.witness))
+        return _in_a_loop(partial(carrying, crowd=crowd, witness=measuring.witness))
 
 
 def shown(work: _Work[_T], *, quiet: bool) -> _T:
@@ -276,7 +280,7 @@ def _intention(opened: Opened) -> Any:
     from runner.cli.screen import facts, plain
     from runner.cli.telling import budget_of, slices_of, starts_of
     from runner.forecast import rounds_of
-    from runner.run import limit_of
+    from runner.rig import limit_of
 
     checked, settings = opened.checked, opened.settings
     left = opened.left

@@ -111,6 +111,15 @@ class Limits(Pace):
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
+class Hands:
+    """How many carry the rows."""
+
+    processes: Annotated[str | None, _flag(_LIMITS)] = None
+    """Carry the rows with so many processes of this machine; every limit is that of all (1)."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
 class Rollout:
     """In which slices, and when."""
 

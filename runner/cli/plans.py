@@ -15,6 +15,7 @@ from runner.cli.flags import (
     THE_RUN,
     Api,
     Asking,
+    Hands,
     Host,
     Limits,
     Making,
@@ -95,6 +96,7 @@ def apply(
     api: Api = Api(),
     limits: Limits = Limits(),
     telemetry: Telemetry = Telemetry(),
+    hands: Hands = Hands(),
     output: Output = Output(),
 ) -> int:
     """Carry out a planned run: once, and only what was planned.
@@ -117,7 +119,7 @@ def apply(
 
     max_age_s = _duration_s("--max-age", max_age)
     must_be_able_to_ask(asking)
-    resolved = resolve_settings(output, api, limits)
+    resolved = resolve_settings(output, api, limits, hands)
     return see_through(
         lambda warn: open_planned(run, resolved, max_age_s=max_age_s, now_s=time.time(), warn=warn),
         asking=asking,

@@ -9,7 +9,17 @@ from cyclopts import Parameter
 
 from runner.cli.carrying import must_be_able_to_ask, resolve_settings, see_through
 from runner.cli.completing import JobName, RunName
-from runner.cli.flags import THE_RUN, Api, Asking, Limits, Making, Output, Rollout, Telemetry
+from runner.cli.flags import (
+    THE_RUN,
+    Api,
+    Asking,
+    Hands,
+    Limits,
+    Making,
+    Output,
+    Rollout,
+    Telemetry,
+)
 
 _RUN = Parameter(group=THE_RUN, negative=(), show_default=False)
 
@@ -25,6 +35,7 @@ def run(
     asking: Asking = Asking(),
     api: Api = Api(),
     limits: Limits = Limits(),
+    hands: Hands = Hands(),
     making: Making = Making(),
     rollout: Rollout = Rollout(),
     telemetry: Telemetry = Telemetry(),
@@ -57,7 +68,7 @@ def run(
     must_be_able_to_ask(asking, source)
     if run_id is not None:
         check_run_id(run_id)
-    resolved = resolve_settings(output, api, limits, making, rollout)
+    resolved = resolve_settings(output, api, limits, hands, making, rollout)
     return see_through(
         lambda warn: open_new(
             job,
@@ -83,6 +94,7 @@ def resume(
     asking: Asking = Asking(),
     api: Api = Api(),
     limits: Limits = Limits(),
+    hands: Hands = Hands(),
     telemetry: Telemetry = Telemetry(),
     output: Output = Output(),
 ) -> int:
@@ -105,7 +117,7 @@ def resume(
     from runner.opening import reopen
 
     must_be_able_to_ask(asking)
-    resolved = resolve_settings(output, api, limits)
+    resolved = resolve_settings(output, api, limits, hands)
     return see_through(
         lambda warn: reopen(run, resolved, past_gate=past_gate, warn=warn),
         asking=asking,

@@ -8,7 +8,7 @@ from cyclopts import Parameter
 
 from runner.cli.carrying import must_be_able_to_ask, resolve_settings, see_through
 from runner.cli.completing import RunName
-from runner.cli.flags import THE_RUN, Api, Asking, Limits, Output, Rollout, Telemetry
+from runner.cli.flags import THE_RUN, Api, Asking, Hands, Limits, Output, Rollout, Telemetry
 
 _RUN = Parameter(group=THE_RUN, negative=(), show_default=False)
 
@@ -22,6 +22,7 @@ def retry(
     asking: Asking = Asking(),
     api: Api = Api(),
     limits: Limits = Limits(),
+    hands: Hands = Hands(),
     rollout: Rollout = Rollout(),
     telemetry: Telemetry = Telemetry(),
     output: Output = Output(),
@@ -50,7 +51,7 @@ def retry(
     if run_id is not None:
         check_run_id(run_id)
     wanted = None if classes is None else classes_of(classes)
-    resolved = resolve_settings(output, api, limits, rollout)
+    resolved = resolve_settings(output, api, limits, hands, rollout)
     return see_through(
         lambda warn: open_retry(run, resolved, classes=wanted, run_id=run_id, warn=warn),
         asking=asking,
@@ -68,6 +69,7 @@ def rollback(
     asking: Asking = Asking(),
     api: Api = Api(),
     limits: Limits = Limits(),
+    hands: Hands = Hands(),
     rollout: Rollout = Rollout(),
     telemetry: Telemetry = Telemetry(),
     output: Output = Output(),
@@ -94,7 +96,7 @@ def rollback(
     must_be_able_to_ask(asking)
     if run_id is not None:
         check_run_id(run_id)
-    resolved = resolve_settings(output, api, limits, rollout)
+    resolved = resolve_settings(output, api, limits, hands, rollout)
     return see_through(
         lambda warn: open_rollback(run, resolved, only=only, run_id=run_id, warn=warn),
         asking=asking,

@@ -1,9 +1,9 @@
 """What a run adds up to, computed from its files alone.
 
-`index` knows how far each row has come, and `outcomes` fetches how one ended;
-`findings` does both for plans and proofs. `files` sorts the input by outcomes, and `summary` adds
-up the outcomes (`tally`), the time (`history`) and the verdict (`verdict`). Nothing here sends,
-waits, or writes to a journal.
+`index` knows how far each row has come, `joined` those of a shard, and `outcomes` fetches how
+one ended; `findings` does both for plans and proofs. `files` sorts the input by outcomes, and
+`summary` adds up the outcomes (`tally`), the time (`history`) and the verdict (`verdict`). Nothing
+here sends, waits, or writes to a journal.
 """
 
 from runner.results.family import FamilyIndex, FamilyOutcomes, outcomes_of
@@ -18,6 +18,7 @@ from runner.results.files import (
 from runner.results.findings import Findings
 from runner.results.history import ENDS_BY_ITSELF, Event, Session
 from runner.results.index import Index
+from runner.results.joined import JoinedIndex, fetching
 from runner.results.outcomes import Outcomes, duplicate
 from runner.results.summary import (
     Retry,
@@ -42,6 +43,7 @@ __all__ = [
     "FileWritten",
     "Findings",
     "Index",
+    "JoinedIndex",
     "Latency",
     "Outcomes",
     "Retry",
@@ -52,6 +54,7 @@ __all__ = [
     "duplicate",
     "encode_summary",
     "exit_code_of",
+    "fetching",
     "outcomes_of",
     "summarize",
     "verdict_of",

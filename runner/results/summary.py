@@ -166,6 +166,9 @@ def _history(
         else:
             add_up(index, sessions, starts_resync, tally=tally)
         every += sessions
+    # Of a run that is carried in shards: each has a report of its own, and no events.
+    for shard in _indexes(index)[len(runs) :]:
+        add_up(shard, every, starts_resync, tally=tally)
     return every, tally
 
 

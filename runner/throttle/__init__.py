@@ -10,6 +10,8 @@ ceilings that were given.
 from runner.throttle.facade import Throttle
 from runner.throttle.holds import OUTAGE, THROTTLED, Hold
 from runner.throttle.lanes import LANE, Lane, LaneEnded, LaneOpened
+from runner.throttle.leased import LeasedPacer
+from runner.throttle.pacer import Pacer
 from runner.throttle.values import Charge, Learned, Narrowed
 
 __all__ = [
@@ -22,6 +24,8 @@ __all__ = [
     "LaneEnded",
     "LaneOpened",
     "Learned",
+    "LeasedPacer",
     "Narrowed",
+    "Pacer",
     "Throttle",
 ]

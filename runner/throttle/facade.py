@@ -23,7 +23,6 @@ _CLEARLY = 0.8
 """To this share of what it was a rate, or a limit, has to fall to be news."""
 _LOST_PROBE = "the request that was to see whether it is over got no answer"
 
-
 _TOLERATED = Charge()
 _EVERYBODY = Charge(everybody=True)
 
@@ -39,12 +38,13 @@ class Throttle:
         chance: Callable[[], float],
         start: Learned | None = None,
         many_users: bool = False,
+        pacer: Pacer | None = None,
     ) -> None:
         """*ceiling* in flight and *rate_per_s* are never exceeded, whatever is learned.
 
         *chance* gives numbers from 0 to 1; it spreads the waits that we choose ourselves.
         *start* is what an earlier run has learned: half of it is where this one begins.
-        *many_users*: requests of several users are to come.
+        *many_users*: requests of several users are to come. *pacer*: in place of the usual one.
         """
         rate, first = START_PER_S, FIRST
         if start is not None:
@@ -68,7 +68,7 @@ class Throttle:
         self._told = Told()
         self._is_limit = True
         """Whether the gate was shut by an answer about a limit, not about the server itself."""
-        self._pacer = Pacer(rate)
+        self._pacer = pacer or Pacer(rate)
         self._answers = 0
         self._limit = 1
         self._widest_per_s, self._widest = 0.0, 0
@@ -263,6 +263,11 @@ class Throttle:
         self._ask_again(now, sent_at)
 
     # Holds.
+
+    def held_by_others(self, now: float, *, wait_s: float, detail: str) -> None:
+        """Take in that somebody else was told to wait: we do so too, then one finds out."""
+        if not self._gate.is_shut or self._gate.until < now + wait_s:
+            self._shut(now, wait_s, detail)
 
     def hold(self, reason: str, *, now: float, until: float, detail: str) -> None:
         """Hold everybody for *reason* until it is lifted; at *until* it is looked at again."""

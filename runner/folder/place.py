@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import fcntl
 import hashlib
@@ -11,17 +12,23 @@ import shutil
 import socket
 import time
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import msgspec
 
-from runner.errors import DiskFault, InputError, NoSuchRun, RunExists, RunLocked, UsageError
-from runner.journal import sync_directory, write_file, write_whole
-from runner.judged import GateJudged
+from runner.errors import (
+    DiskFault,
+    InputError,
+    NoSuchRun,
+    RunExists,
+    RunLocked,
+    SyncshiftError,
+    UsageError,
+)
+from runner.folder.manifest import Manifest
+from runner.journal import SHARDS, merge, sync_directory, write_file, write_whole
 from runner.log import stamp
-from runner.settings import Settings, check_run_id
-from runner.throttle import Learned
-from runner.zones import Start
+from runner.settings import check_run_id
 
 MANIFEST = "run.json"
 LOCK = "lock"
@@ -36,66 +43,6 @@ class Readable(Protocol):
     def read(self, size: int, /) -> bytes:
         """Return at most about *size* bytes more."""
         ...
-
-
-class Input(msgspec.Struct, frozen=True, kw_only=True):
-    """The input as the run knows it."""
-
-    name: str
-    """As it was given; ``-`` for standard input."""
-    file: str
-    """Where it is read from: a name in the run's directory, or an absolute path."""
-    format: str
-    compression: str | None = None
-    bytes: int | None = None
-    """Of the file as it is, compressed or not; None until it was read whole."""
-    sha256: str | None = None
-    """Likewise."""
-
-
-class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """`run.json`: what the run is, durable before anything else happens."""
-
-    v: int = 1
-    run_id: str
-    job: str
-    input: Input
-    settings: Settings
-    versions: dict[str, str]
-    parent: str | None = None
-    """The run that this one goes back to."""
-    relation: Literal["retry", "rollback", "brake", "release"] | None = None
-    """What this run is to its parent."""
-    undoes: bool = False
-    """It puts back what another run changed: a rollback, or a retry of one."""
-    is_plan: bool = False
-    """Begun by ``plan``: nothing is sent before ``apply``."""
-    planned: str | None = None
-    """When its plan was begun, if it was finished since."""
-    applied: str | None = None
-    """When ``apply`` took it up."""
-    state: str = "checking"
-    """checking, planned, running, stopped, interrupted, finished or refused."""
-    rows: int | None = None
-    """Rows of the input; None until it was checked."""
-    users: int | None = None
-    wave_rows: tuple[int, ...] = ()
-    """Rows that each wave has; empty: they go all at once, or sending has not begun."""
-    gates: tuple[GateJudged, ...] = ()
-    """What the gates came to that were judged, in order. The run stands before the last one
-    if nobody has passed it."""
-    starts: tuple[Start, ...] = ()
-    """When each zone of ``--at`` starts, the next one first. Worked out anew each time that it is
-    opened, until sending has begun; from then on they stand."""
-    created: str
-    started: str | None = None
-    """When sending began."""
-    ended: str | None = None
-    reason: str | None = None
-    """Why it did not finish, in words."""
-    exit_code: int | None = None
-    learned: Learned | None = None
-    """What its throttle had learned of the host in the end."""
 
 
 class Folder:
@@ -145,7 +92,9 @@ class Folder:
             near = difflib.get_close_matches(run_id, names, n=3, cutoff=0.5) or names[-3:]
             hint = f"did you mean {', '.join(near)}?" if near else "there are no runs there yet"
             raise NoSuchRun(f"there is no run {run_id!r} in {runs_dir}; {hint}")
-        return cls(path)
+        folder = cls(path)
+        folder._bring_together()
+        return folder
 
     @classmethod
     def all(cls, runs_dir: Path) -> list[Folder]:
@@ -153,7 +102,10 @@ class Folder:
         return [cls(path.parent) for path in sorted(runs_dir.glob(f"*/{MANIFEST}"))]
 
     def lock(self) -> None:
-        """Take the run for this process, until it ends. Raises `RunLocked`."""
+        """Take the run for this process, until it ends; its journals are whole then.
+
+        Raises `RunLocked`, and, of a run whose journals lie in shards, as `merge` does.
+        """
         path = self.path / LOCK
         while True:
             file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "r+b")
@@ -171,6 +123,11 @@ class Folder:
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode())
         file.flush()
         self._lock = file
+        try:
+            merge(self.path)
+        except SyncshiftError:
+            self.unlock()
+            raise
 
     def unlock(self) -> None:
         """Let go of the run."""
@@ -247,6 +204,13 @@ class Folder:
                 "where it is with --no-copy"
             ) from error
         return size, digest.hexdigest()
+
+    def _bring_together(self) -> None:
+        """Make the journals of a run whole whose processes were killed."""
+        if (self.path / SHARDS).exists() and not self.is_locked():
+            with contextlib.suppress(RunLocked):
+                self.lock()
+                self.unlock()
 
     def _never_began(self) -> bool:
         """Tell whether somebody was killed before the manifest was there: nothing is in it."""

@@ -15,36 +15,27 @@ import anyio.to_thread
 import msgspec
 
 from runner.account import add_up, index_of, limits_of
+from runner.asking import SIGNALED, Asker
 from runner.attempt import Clocks
-from runner.budget import Budget
-from runner.crew import Crew
-from runner.engine import SIGNALED, Engine, Looker
 from runner.errors import DiskFault, Interrupted, NoSuchRun, SyncshiftError
-from runner.exchange import Exchanger
 from runner.folder import Manifest
-from runner.following import Follower
-from runner.gatekeeper import Decide, keeper_of
+from runner.gatekeeper import Decide
 from runner.learned import learned_of
-from runner.lineup import Lineup
 from runner.live import Live
 from runner.log import stamp
-from runner.model import OutcomeKind
 from runner.opening import Opened
 from runner.page import leave_page
-from runner.pipeline import Sink, Stop, workers_for
+from runner.pipeline import Stop
 from runner.record import Record
-from runner.relay import Relay
-from runner.results import Index, Summary
-from runner.rollout import FailureLimit, Suspicions
-from runner.steering import helm
-from runner.steps import Update
+from runner.results import Summary
+from runner.rig import limit_of
+from runner.run.alone import carry_alone
+from runner.run.leading import Crowd, lead
+from runner.run.session import Session
 from runner.waits import Waits
 from runner.witness import Witness
 
-
-def limit_of(opened: Opened) -> FailureLimit:
-    """Return the run's failure limit. Raises `SettingsError`."""
-    return FailureLimit.parse(opened.settings.max_failures)
+_LEAVE_S = 5.0
 
 
 async def carry_out(
@@ -55,17 +46,19 @@ async def carry_out(
     decide: Decide | None = None,
     clocks: Clocks | None = None,
     sync: Callable[[int], None] = os.fdatasync,
+    crowd: Crowd | None = None,
     witness: Witness | None = None,
 ) -> Summary:
     """Carry every row that is left, and return what the run adds up to.
 
     *show* is handed the live figures once sending begins. *leave* ends the
     process at once, with an exit code, when a second signal comes. *decide* puts a
-    question to the person at the terminal; None: there is none. *witness* looks on. Raises
-    `JournalDamaged`, and `DiskFault` when even the account could not be written.
+    question to the person at the terminal; None: there is none. *crowd* are the processes
+    that carry it; None: this one does. *witness* looks on at a run that is carried alone.
+    Raises `JournalDamaged`, and `DiskFault` when even the account could not be written.
     """
     clocks = clocks or Clocks(time.monotonic, time.time, random.random)
-    limit = limit_of(opened)
+    limit_of(opened)
     manifest = opened.folder.write(
         msgspec.structs.replace(
             opened.manifest,
@@ -78,8 +71,12 @@ async def carry_out(
             exit_code=None,
         )
     )
-    engine = Engine(
-        opened.settings,
+    settings = opened.settings
+    if crowd is not None:
+        # Each process lets its own requests land in that time, and then closes its journals.
+        settings = msgspec.structs.replace(settings, drain_s=settings.drain_s + _LEAVE_S)
+    asker = Asker(
+        settings,
         clocks=clocks,
         users=opened.checked.users,
         start=learned_of(opened.settings.base_url, opened.folder.path.parent),
@@ -88,14 +85,16 @@ async def carry_out(
     try:
         async with anyio.create_task_group() as group:
             carrying = anyio.CancelScope()
-            group.start_soon(engine.heed_signals, carrying, leave)
+            group.start_soon(asker.heed_signals, carrying, leave)
             try:
                 with carrying:
-                    hooks = (show, decide, partial(engine.drain, carrying), sync, witness)
-                    await _carry(opened, manifest, engine, limit, *hooks)
+                    drain = partial(asker.drain, carrying)
+                    hooks = (show, decide, drain, sync, crowd, witness)
+                    await _carry(opened, manifest, asker, *hooks)
                 # In a thread, so that a second signal is still heard.
+                account = partial(_account, learns=crowd is None)
                 summary = await anyio.to_thread.run_sync(
-                    _account, opened, manifest, engine, clocks.wall()
+                    account, opened, manifest, asker, clocks.wall()
                 )
             except SyncshiftError as error:
                 refusal = error
@@ -114,95 +113,44 @@ def _applied(manifest: Manifest, wall_s: float) -> str | None:
 async def _carry(
     opened: Opened,
     manifest: Manifest,
-    engine: Engine,
-    limit: FailureLimit,
+    asker: Asker,
     show: Callable[[Live], None],
     decide: Decide | None,
     drain: Callable[[SyncshiftError], None],
     sync: Callable[[int], None],
+    crowd: Crowd | None,
     witness: Witness | None,
 ) -> None:
     """Send what is left. Ends with every journal on disk, or with a stop saying why not."""
-    clocks, stop, rows = engine.clocks, engine.stop, opened.checked.rows
+    clocks, stop, rows = asker.clocks, asker.stop, opened.checked.rows
     path, wall = opened.folder.path, clocks.wall
     record = Record(path, clock=clocks.steady, wall_clock=wall, sync=sync, witness=witness)
     waits = Waits(record.tell, clock=clocks.steady, wall=clocks.wall)
     carried = False
     try:
-        index = index_of(opened.folder)
+        index = index_of(opened.folder) if crowd is None else crowd.staff.index
         index.check(rows)
-        settled = index.succeeded + index.failed
-        sink = _sink(opened, record, stop, limit, index)
         record.tell(
             "run.opened",
             resumed=opened.resumed,
             rows=rows,
-            settled=settled,
+            settled=index.succeeded + index.failed,
             in_doubt=len(index.in_doubt()),
             limits=limits_of(opened.settings),
         )
-        lineup = Lineup(
-            opened,
-            index,
-            clocks=clocks,
-            ended=lambda: stop.reason is not None,
-            tell=record.tell,
-        )
-        live = Live(
-            rows=rows,
-            settled_before=settled,
-            tally=sink.tally,
-            turnstile=engine.turnstile,
-            committer=record.committer,
-            clock=clocks.steady,
+        session = Session(
+            opened=opened,
+            asker=asker,
+            record=record,
             waits=waits,
-            budget=lineup.budget,
+            index=index,
+            began=manifest.started or stamp(clocks.wall()),
+            show=show,
+            drain=drain,
+            decide=decide,
+            witness=witness,
         )
-        show(live)
-        asking = engine.asking(opened.job, opened.tokens, tell=record.tell, witness=witness)
-        async with asking as exchanger:
-            update = _update(opened, engine, exchanger, record, lineup.budget)
-            follower = _follower(opened, engine, exchanger, record, sink, update, lineup.budget)
-            keeper = keeper_of(
-                opened,
-                Looker(exchanger, opened.job).look,
-                record=record,
-                waits=waits,
-                stop=stop,
-                turnstile=engine.turnstile,
-                clocks=clocks,
-                pardoned=_pardoned(opened),
-                decide=decide,
-            )
-            crew = Crew(workers_for(concurrency=opened.settings.concurrency, rows=rows))
-            relay = Relay(
-                opened=opened,
-                index=index,
-                line_up=lineup.line_up,
-                update=update,
-                follower=follower,
-                sink=sink,
-                record=record,
-                stop=stop,
-                waits=waits,
-                keeper=keeper,
-                crew=crew,
-                turnstile=engine.turnstile,
-                wall_clock=clocks.wall,
-            )
-            async with helm(
-                opened,
-                engine,
-                live=live,
-                waits=waits,
-                sink=sink,
-                budget=lineup.budget,
-                crew=crew,
-                drain=drain,
-                approve=keeper.approve,
-                tell=record.tell,
-            ):
-                await relay.carry(manifest.started or stamp(clocks.wall()))
+        await (carry_alone(session) if crowd is None else lead(session, crowd))
         carried = True
     finally:
         waits.close()
@@ -217,70 +165,11 @@ async def _carry(
                 stop(fault)
 
 
-def _sink(opened: Opened, record: Record, stop: Stop, limit: FailureLimit, index: Index) -> Sink:
-    return Sink(
-        settle=record.settle,
-        commits=record.committer,
-        stop=stop,
-        limit=limit,
-        suspicions=Suspicions(users=opened.checked.users),
-        duplicates_of=opened.checked.duplicates_of,
-        is_settled=index.settled,
-        pardoned=_pardoned(opened),
-        strict=opened.settings.strict,
-    )
-
-
-def _pardoned(opened: Opened) -> frozenset[OutcomeKind]:
-    # Whoever changed a sync since has the last word; that is no sign of a fault.
-    return frozenset({OutcomeKind.CONFLICTED} if opened.manifest.undoes else ())
-
-
-def _update(
-    opened: Opened, engine: Engine, exchanger: Exchanger, record: Record, budget: Budget | None
-) -> Update:
-    settings, clocks = opened.settings, engine.clocks
-    return Update(
-        job=opened.job,
-        exchanger=exchanger,
-        turnstile=engine.turnstile,
-        record=record,
-        reads=not settings.no_read,
-        until=settings.until,
-        budgeted=budget is not None,
-        clock=clocks.steady,
-        wall_clock=clocks.wall,
-    )
-
-
-def _follower(
-    opened: Opened,
-    engine: Engine,
-    exchanger: Exchanger,
-    record: Record,
-    sink: Sink,
-    update: Update,
-    budget: Budget | None,
-) -> Follower:
-    settings, clocks = opened.settings, engine.clocks
-    return Follower(
-        update,
-        job=opened.job,
-        exchanger=exchanger,
-        turnstile=engine.turnstile,
-        record=record,
-        sink=sink,
-        stop=engine.stop,
-        clocks=clocks,
-        confirm_timeout_s=settings.confirm_timeout_s,
-        resync_timeout_s=settings.resync_timeout_s,
-        budget=budget,
-    )
-
-
-def _account(opened: Opened, manifest: Manifest, engine: Engine, wall_s: float) -> Summary:
+def _account(
+    opened: Opened, manifest: Manifest, asker: Asker, wall_s: float, *, learns: bool
+) -> Summary:
     """Write down how the run ended, and what it adds up to. Raises `DiskFault`."""
-    folder, reason = opened.folder, engine.stop.reason
+    folder, reason = opened.folder, asker.stop.reason
     if reason is not None and not isinstance(reason, DiskFault):
         index = index_of(folder)
         if index.succeeded + index.failed == opened.checked.rows:
@@ -293,7 +182,7 @@ def _account(opened: Opened, manifest: Manifest, engine: Engine, wall_s: float) 
         ended=stamp(wall_s),
         reason=None if reason is None else str(reason),
         exit_code=_exit_code(reason),
-        learned=engine.turnstile.throttle.learned() or manifest.learned,
+        learned=(asker.turnstile.throttle.learned() if learns else None) or manifest.learned,
     )
     try:
         folder.write(manifest)

@@ -1,0 +1,9 @@
+"""A run's directory and its manifest, `run.json`.
+
+The values stand in `manifest`; the directory, with its lock, in `place`.
+"""
+
+from runner.folder.manifest import Input, Manifest
+from runner.folder.place import LOCK, MANIFEST, Folder, Readable
+
+__all__ = ["LOCK", "MANIFEST", "Folder", "Input", "Manifest", "Readable"]
