@@ -26,7 +26,7 @@ from runner.results import RunVerdict
 from runner.simulator import Behavior
 from runner.streams import csv_line
 from tests.commands import Stage as Commands
-from tests.pages import FAILURES, Made, eventful, varied
+from tests.pages import FAILURES, Made, eventful, moment, varied
 from tests.stage import NEW, OLD, OTHER, Stage, in_fast_motion
 from tests.test_waves import syncs_of
 
@@ -131,6 +131,21 @@ def test_what_is_drawn_adds_up(page: Seen) -> None:
     assert [series["values"][-1] for series in progress] == [3995 + 336 + 104, 465]
     assert len(progress[0]["values"]) == len(time["moments"]) <= 600
     assert time["width_s"] * len(time["moments"]) < 400
+
+
+def test_a_wait_is_as_long_as_it_was(tmp_path: Path) -> None:
+    """A wait is told to be over a while after it was; it is drawn and listed by what it held."""
+    made = Made(tmp_path)
+    made.write_input(("sync_id", "user_id", "credential_id"), [("s", "u", NEW)])
+    made.tell("run.opened", 0, resumed=False, rows=1, settled=0, in_doubt=0)
+    made.tell("throttle.held", 1, reason="soak", detail="wave 1 has ended", until=moment(3))
+    made.tell("throttle.released", 4.5, reason="soak", held_s=2.0)
+    made.settle(1, 6, OutcomeKind.UPDATED, sent=True)
+    page = Seen(made.page(made.finish(6)))
+
+    assert page.data["time"]["bands"] == [{"since_s": 1.0, "until_s": 3.0, "reason": "soak"}]
+    assert "soak 2.0 s; held 1 time. " in page.words
+    assert "soak 2.0 s wave 1 has ended" in page.words
 
 
 def test_what_there_is_nothing_to_say_of_is_left_out(tmp_path: Path) -> None:
