@@ -188,7 +188,7 @@ def drawn(chart: Chart, course: Course) -> dict[str, Any]:
     return {
         "lines": lines,
         "bands": bands,
-        "marks": [{"x": x(mark.at_s), "label": mark.label} for mark in marks_of(course)],
+        "marks": _placed([(x(mark.at_s), mark.label) for mark in marks_of(course)]),
         "across": [(x(at), _tick(at)) for at in _ticks(end_s)],
         "up": [(y(n * step), _number(n * step)) for n in range(round(most / step) + 1)],
         "floor": y(0),
@@ -209,6 +209,21 @@ def sampled(chart: Chart, course: Course) -> list[tuple[str, str, list[str]]]:
         )
         for bucket in chosen
     ]
+
+
+def _placed(marks: Sequence[tuple[float, str]]) -> list[dict[str, Any]]:
+    """Put each label to the right of its line, or to the left where the picture ends.
+
+    One that would stand on the one before it is left out.
+    """
+    found, free = [], 0.0
+    for at, label in marks:
+        wide = 7.0 * len(label) + 6
+        begin = at - wide if at + wide > WIDTH - _RIGHT else at
+        shown = begin >= free
+        free = begin + wide if shown else free
+        found.append({"x": at, "text": begin + 3, "label": label if shown else ""})
+    return found
 
 
 def _end(course: Course) -> float:

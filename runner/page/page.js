@@ -103,10 +103,19 @@
       ctx.lineTo(x, bbox.top + bbox.height);
       ctx.stroke();
       const wide = ctx.measureText(mark.label).width + 8 * ratio;
-      if (x < free || x + wide > bbox.left + bbox.width) continue;
+      // To the right of its line, or to the left where the picture ends; over lines, not under them.
+      const from = x + wide > bbox.left + bbox.width ? x - wide : x;
+      if (from < free) continue;
+      ctx.setLineDash([]);
+      ctx.lineJoin = "round";
+      ctx.lineWidth = 4 * ratio;
+      ctx.strokeStyle = color("ground");
+      ctx.strokeText(mark.label, from + 4 * ratio, bbox.top + 3 * ratio);
       ctx.fillStyle = color("soft");
-      ctx.fillText(mark.label, x + 4 * ratio, bbox.top + 3 * ratio);
-      free = x + wide;
+      ctx.fillText(mark.label, from + 4 * ratio, bbox.top + 3 * ratio);
+      ctx.lineWidth = ratio;
+      ctx.setLineDash([2 * ratio, 3 * ratio]);
+      free = from + wide;
     }
     ctx.restore();
   };
