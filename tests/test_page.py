@@ -20,6 +20,8 @@ from runner.account import add_up
 from runner.job import find
 from runner.model import ErrorClass, FindingKind, OutcomeKind
 from runner.page import PAGE, page_of, words
+from runner.page.charts import Chart, Series, drawn
+from runner.page.course import Course
 from runner.page.listing import ALL_UP_TO, cells_of
 from runner.page.timeline import Most, Timeline
 from runner.results import RunVerdict
@@ -530,6 +532,19 @@ def test_a_line_comes_apart_as_it_was_put_together(cells: list[str]) -> None:
     assert cells_of(raw) == [*cells, long]
 
 
+def test_an_axis_has_room_for_a_million() -> None:
+    """The numbers beside a picture stand within it, however large they are."""
+    course = Course(())
+    course.time.reach(100)
+    chart = Chart("progress", "Progress", "rows", "", [Series("succeeded", "good", [0, 1e6])])
+    picture = drawn(chart, course)
+
+    labels = [label for _, label in picture["up"]]
+    assert labels[-1] == "1,000,000"
+    # A figure takes 7 of the 12 pixels of its height at most, a comma half of that.
+    assert picture["left"] - 6 >= 7 * 7 + 2 * 3.5
+
+
 @pytest.mark.parametrize(
     ("seconds", "told"),
     [
@@ -539,6 +554,7 @@ def test_a_line_comes_apart_as_it_was_put_together(cells: list[str]) -> None:
         (180, "3 min"),
         (200, "3 min 20 s"),
         (7500, "2 h 05 min"),
+        (7200, "2 h"),
     ],
 )
 def test_durations_are_told_as_people_say_them(seconds: float, told: str) -> None:

@@ -99,6 +99,19 @@ def violations(page: Page) -> list[tuple[str, str]]:
     return [(told["id"], told["nodes"][0]["html"]) for told in found]
 
 
+def sticking_out(page: Page) -> list[str]:
+    """Return what is wider than its page; what may be scrolled within it is not meant."""
+    return list(
+        page.evaluate(
+            "[...document.querySelectorAll('main > section > *, .uplot, table')]"
+            ".filter(e => e.checkVisibility() && !e.closest('.sr, details, .scroll') && "
+            "e.getBoundingClientRect().right > "
+            "document.querySelector('main').getBoundingClientRect().right - 15)"
+            ".map(e => e.outerHTML.slice(0, 80))"
+        )
+    )
+
+
 def download(page: Page) -> tuple[str, bytes]:
     """Take the rows that are shown along as CSV: the name of the file and what is in it."""
     with page.expect_download() as started:
@@ -241,6 +254,7 @@ def test_anybody_can_use_every_kind_of_page(
             knobs = {"color_scheme": scheme, "bypass_csp": True}
             with opened(browser, path, width=width, **knobs) as page:
                 assert (name, violations(page)) == (name, [])
+                assert (name, width, sticking_out(page)) == (name, width, [])
                 assert page.evaluate("document.documentElement.scrollWidth") == width
 
 

@@ -12,7 +12,8 @@ from runner.page.course import BAD, ENDED, GOOD, RESYNCS, UNDER_WAY, Course
 from runner.page.words import ceiling, duration
 
 WIDTH, HEIGHT = 640, 220
-_LEFT, _RIGHT, _TOP, _BOTTOM = 48, 22, 18, 24
+_LEFT, _RIGHT, _TOP, _BOTTOM = 68, 22, 18, 24
+# To the left there is room for 1,000,000.
 _SMOOTH = 120
 _POINTS = 300
 _SAMPLES = 12
@@ -191,6 +192,8 @@ def drawn(chart: Chart, course: Course) -> dict[str, Any]:
         "marks": _placed([(x(mark.at_s), mark.label) for mark in marks_of(course)]),
         "across": [(x(at), _tick(at)) for at in _ticks(end_s)],
         "up": [(y(n * step), _number(n * step)) for n in range(round(most / step) + 1)],
+        "left": _LEFT,
+        "right": WIDTH - _RIGHT,
         "floor": y(0),
         "ceiling": y(most),
     }
