@@ -84,6 +84,10 @@ class Desk:
         self._next = 1
         self.syncs = 0
         """Rows that were written."""
+        self.without_syncs = 0
+        """Users who were listed, and have no sync that is meant."""
+        self.without: list[str] = []
+        """The first of them."""
         self.problems: list[Unlisted] = []
         """The first users who are missing."""
         self._made = self._made_beside = False
@@ -164,6 +168,10 @@ class Desk:
             wish = {**asked.desired, CREDENTIAL.expected_name: _bound_to(asked)}
             self._note(asked.line, asked.user_id, wish, found.ruling.error or "not told")
             return
+        if not found.syncs:
+            self.without_syncs += 1
+            if len(self.without) < SHOWN_PROBLEMS:
+                self.without.append(found.user_id)
         try:
             for sync in found.syncs:
                 self._file.write(_row(self._columns, found.asked, sync))

@@ -41,12 +41,16 @@ class Gathered(msgspec.Struct, frozen=True, kw_only=True):
     unlisted: int
     syncs: int
     """Rows that were written."""
+    without_syncs: int
+    """Users who were listed, and have no sync that is meant: it may be somebody else's ID."""
     file: str | None
     """None: standard output, or no file could be made."""
     unlisted_file: str | None
     """The users whose syncs were not told, fit for ``--users``; None: no such file was made."""
     problems: tuple[Unlisted, ...]
     """The first of them."""
+    without: tuple[str, ...]
+    """The first of those without syncs."""
     exit_code: int
     reason: str | None = None
     """Why it ended before every user was asked for."""
@@ -102,9 +106,11 @@ async def gather(
         listed=desk.tally.counts[LISTED],
         unlisted=users.count - desk.tally.counts[LISTED],
         syncs=desk.syncs,
+        without_syncs=desk.without_syncs,
         file=desk.file,
         unlisted_file=desk.beside,
         problems=tuple(desk.problems),
+        without=tuple(desk.without),
         exit_code=_exit_code(desk, users, reason),
         reason=None if reason is None else str(reason),
     )

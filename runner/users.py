@@ -1,8 +1,8 @@
 """Reads a file of users: whose syncs are looked for, and what is to become of them.
 
-Either one user ID a line, or CSV with a column ``user_id``. In CSV each user may
-have a credential and a frequency of their own; what a line does not say is what
-was said for all.
+Either one user ID a line, or CSV with a column ``user_id``, or JSONL with that name. In
+the latter two each user may have a credential and a frequency of their own; what a line
+does not say is what was said for all.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from runner.job import CREDENTIAL, FREQUENCY
 from runner.rows import Columns, InputFile, Trace, recognise, refused, shown
 from runner.rows.columns import USER_ID, Rule, resembled, rules_of
 from runner.rows.files import Lost, blocks
+from runner.rows.lines import json_records
 from runner.rows.table import csv_records
 
 SHOWN_PROBLEMS = 50
@@ -88,28 +89,35 @@ def check_users(name: str, *, for_all: Wish, any_integration: bool) -> Users:
     file = recognise(name, "csv")
     if name == "-" or (file.path.exists() and not file.path.is_file()):
         raise SettingsError(f"--users {name}: must be a file, for it is read twice; make one first")
-    if _ending(file) in {".jsonl", ".ndjson", ".json"}:
-        raise SettingsError(f"--users {name}: must have one user ID a line, or be CSV")
+    if _ending(file) == ".json":
+        raise SettingsError(f"--users {name}: must have one user ID a line, or be CSV or JSONL")
     users = Users(file, for_all, any_integration)
     problems: list[Problem] = []
-    count = wrong = 0
+    count = wrong = alike = 0
+    fault = _senseless(for_all, users)
     asks: set[str] = set()
     names: tuple[str, ...] = ()
     for found in _read(users):
         if isinstance(found, Problem):
             wrong += 1
+            alike += bool(fault) and found.reason == fault
             problems += [found] if wrong <= SHOWN_PROBLEMS else []
         else:
             count += 1
             asks.update(field for field, value in _said(found.wish) if value)
+    if wrong and wrong == alike and not count:
+        # What is wrong with every line alike is wrong with none: the flags say too little.
+        raise SettingsError(f"--users {name}: {fault}")
     if wrong:
         raise InputError(
             f"{file.path.name}: {wrong:,} lines cannot be used", tuple(problems), wrong
         )
     if not count:
         raise refused(file, Problem(0, "", "", "names no user"))
-    header = _header(file)
-    if header is not None:
+    header = None if _is_jsonl(file) else _header(file)
+    if header is None and _is_jsonl(file):
+        names = _ASKED
+    elif header is not None:
         names = tuple(name for name in _ASKED if name in header.values())
     return msgspec.structs.replace(
         users, count=count, asks=frozenset(asks), names=names or (USER_ID,)
@@ -123,6 +131,10 @@ def _said(wish: Wish) -> list[tuple[str, str | None]]:
 def _ending(file: InputFile) -> str:
     name = file.path.name.lower()
     return Path(name.removesuffix(f".{file.compression}") if file.compression else name).suffix
+
+
+def _is_jsonl(file: InputFile) -> bool:
+    return _ending(file) in {".jsonl", ".ndjson"}
 
 
 def _header(file: InputFile) -> dict[int, str] | None:
@@ -156,14 +168,39 @@ def _header(file: InputFile) -> dict[int, str] | None:
 
 
 def _read(users: Users) -> Iterator[User | Problem]:
-    header = _header(users.file)
     number = 0
     try:
-        for line, cells in _lines(users.file) if header is None else _cells(users.file, header):
+        for line, cells in _told(users.file):
             number += 1
             yield _user(users, number, line, cells)
     except Lost as lost:
         yield Problem(lost.line, lost.column, "", lost.reason)
+
+
+def _told(file: InputFile) -> Iterator[tuple[int, dict[str, str]]]:
+    if _is_jsonl(file):
+        return _objects(file)
+    header = _header(file)
+    return _lines(file) if header is None else _cells(file, header)
+
+
+def _objects(file: InputFile) -> Iterator[tuple[int, dict[str, str]]]:
+    for line, _, values, flaws in json_records(file, Trace()):
+        if flaws:
+            raise Lost(f"is no sound object: {flaws[0].reason}", line)
+        cells: dict[str, str] = {}
+        for name, value in values.items():
+            known = _RULES[name].name if name in _RULES else None
+            if known is None and (meant := resembled(name, _RULES)):
+                raise Lost(f"{shown(name)} looks like {meant}; rename it", line)
+            if known is None or value is None:
+                continue
+            if known in cells:
+                raise Lost("stands twice in the object; keep one", line, known)
+            if not isinstance(value, str):
+                raise Lost(f"must be text (found {shown(str(value))})", line, known)
+            cells[known] = value.strip()
+        yield line, cells
 
 
 def _cells(file: InputFile, header: dict[int, str]) -> Iterator[tuple[int, dict[str, str]]]:

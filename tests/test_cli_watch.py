@@ -64,15 +64,15 @@ def test_ctrl_c_ends_the_look_and_not_the_run(stage: Stage) -> None:
 
 def test_a_run_is_followed_in_a_pipe(stage: Stage) -> None:
     """A line at once, then the end; with --quiet the end alone. One that has ended is shown."""
-    command = begin(stage, 80, 40)
+    command = begin(stage, 240, 40)
     loud = stage.start("status", "x", "--watch")
     quiet = stage.start("status", "x", "--watch", "--quiet")
     assert command.wait().code == 0
     again = stage.run("status", "x", "--watch")
 
     assert (loud.wait().code, quiet.wait().code, again.code) == (0, 0, 0)
-    assert re.search(r"^\d\d:\d\d:\d\d  \d+ of 80 rows", loud.out)
-    assert "of 80 rows" not in quiet.out
+    assert re.search(r"^\d\d:\d\d:\d\d  \d+ of 240 rows", loud.out)
+    assert "of 240 rows" not in quiet.out
     for watched in (loud, quiet, again):
         assert "succeeded: every row succeeded" in watched.out
 

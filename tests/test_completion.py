@@ -160,6 +160,20 @@ def test_runs_are_those_of_the_folder_that_was_named(stage: Stage) -> None:
     assert "change-frequency\tChange how often syncs run" in jobs.out
 
 
+def test_a_damaged_run_hides_no_other(stage: Stage) -> None:
+    """Whatever lies in place of a manifest, the runs beside it are completed, and before it."""
+    crowd = stage.home / "crowd"
+    shutil.copytree(stage.runs / "friday", crowd / "friday")
+    for name, text in (("torn", "{"), ("empty", ""), ("list", "[]"), ("bare", "{}")):
+        (crowd / name).mkdir()
+        (crowd / name / "run.json").write_text(text, encoding="utf-8")
+
+    told = stage.run("__complete", "resume", "--runs-dir", "crowd", "")
+
+    runs = [line.partition("\t")[0] for line in told.out.splitlines() if "\t" in line]
+    assert runs == ["friday", "torn", "list", "empty", "bare"]
+
+
 def test_another_shell_is_refused(stage: Stage) -> None:
     """A shell that is not known is named, with those that are: exit 2."""
     told = stage.here("completion", "csh")

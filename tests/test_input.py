@@ -350,7 +350,7 @@ def test_a_bad_file_of_users_is_refused(stage: Stage, text: str | bytes, said: s
         (("--users", "u.txt", "--frequency", "1h", "--json"), "add --output FILE"),
         (("--users", "gone.txt", "--frequency", "1h"), "cannot be opened"),
         (("--users", "-", "--frequency", "1h"), "must be a file"),
-        (("--users", "u.jsonl", "--frequency", "1h"), "one user ID a line, or be CSV"),
+        (("--users", "u.json", "--frequency", "1h"), "one user ID a line, or be CSV or JSONL"),
         (("--users", "u.csv", "--frequency", "1h"), "has no column user_id"),
         (("--users", "u.txt", "--frequency", "1h", "-o", "u.csv"), "is there already"),
         (("--users", "u.txt", "--frequency", "1h", "-o", "no/x.csv"), "cannot be made"),
@@ -358,7 +358,7 @@ def test_a_bad_file_of_users_is_refused(stage: Stage, text: str | bytes, said: s
 )
 def test_what_makes_no_sense_is_refused(stage: Stage, words: tuple[str, ...], said: str) -> None:
     """Flags that say too little or cannot be had together: exit 2, nothing asked or written."""
-    for name in ("u.txt", "u.csv", "u.jsonl"):
+    for name in ("u.txt", "u.csv", "u.json"):
         lines(stage, "ada", name=name)
     before = sorted(stage.home.iterdir())
 
@@ -368,6 +368,75 @@ def test_what_makes_no_sense_is_refused(stage: Stage, words: tuple[str, ...], sa
     assert said in " ".join(told.err.split())
     assert sorted(stage.home.iterdir()) == before
     assert stage.audit == []
+
+
+@pytest.mark.parametrize("name", ["users.txt", "users.csv", "users.jsonl"])
+def test_what_flags_leave_out_is_told_once(stage: Stage, name: str) -> None:
+    """Where no line says anything of its own, it is the flags that say too little."""
+    users = ["ada", "eve", "org:7,x"]
+    if name == "users.jsonl":
+        users = [f'{{"user_id": "{user}"}}' for user in users]
+    lines(stage, *(["user_id"] if name == "users.csv" else []), *users[:2], name=name)
+
+    told = stage.here("input", "--users", name)
+
+    assert told.code == 2
+    assert told.err.count("nothing that is to change") == 1
+    assert f"--users {name}" in told.err
+    assert "line 1" not in told.err
+
+
+def test_users_may_stand_in_jsonl(stage: Stage) -> None:
+    """One object a line with the same names; each goes by its own values before the flags."""
+    path = stage.home / "users.jsonl"
+    path.write_text(
+        f'{{"userId": "ada", "credential_id": "{NEW.upper()}", "expected_credential_id": '
+        f'"{OLD}"}}\n'
+        '\n{"user_id": "eve", "frequency": "3h", "team": {"a": 1}, "credentialId": null}\n',
+        encoding="utf-8",
+    )
+
+    made = stage.run("input", "--users", path, "--frequency", "1h")
+
+    assert made.code == 0
+    told = [(row["sync_id"], row["credential_id"], row["frequency"]) for row in rows_of(made)]
+    assert told[:2] == [("ada-0", NEW, "1h"), ("ada-2", NEW, "1h")]
+    assert told[2:] == [(f"eve-{n}", "", "3h") for n in range(4)]
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('{"user_id": "ada"', "line 2"),
+        ('["ada"]', "line 2"),
+        ('{"user_id": 7}', "line 2, column user_id: must be text (found 7)"),
+        ('{"frequency": "1h"}', "line 2, column user_id: is missing"),
+        ('{"user_id": "ada", "userId": "eve"}', "line 2, column user_id: stands twice"),
+        ('{"user_id": "ada", "frequencey": "1h"}', "looks like frequency; rename it"),
+        ('{"user_id": "ada", "frequency": "2h"}', "line 2, column frequency: must be one of"),
+    ],
+)
+def test_a_bad_object_of_a_user_is_refused(stage: Stage, line: str, said: str) -> None:
+    """Told with its line before anything is asked: exit 2."""
+    path = lines(stage, '{"user_id": "eve"}', line, name="users.jsonl")
+
+    told = stage.here("input", "--users", path, "--frequency", "1h")
+
+    assert told.code == 2
+    assert said in told.err
+    assert stage.audit == []
+
+
+def test_a_user_without_syncs_is_told(stage: Stage) -> None:
+    """An ID that nobody has lists nothing: who has no sync that is meant is counted and named."""
+    users = lines(stage, "ada", "eva", "eve")
+    told = stage.run("input", "--users", users, *MOVE, "-o", "moves.csv")
+    asked = stage.run("input", "--users", users, *MOVE, "-o", "again.csv", "--json")
+
+    assert told.code == 0
+    assert "2 users have no sync that is meant: eva, eve" in " ".join(told.err.split())
+    assert asked.json()["without_syncs"] == 2
+    assert asked.json()["without"] == ["eva", "eve"]
 
 
 def test_a_full_disk_leaves_no_half_file(stage: Stage) -> None:

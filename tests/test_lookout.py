@@ -175,6 +175,37 @@ async def test_an_order_from_elsewhere_is_turned_away(
     assert answered[0] == status
 
 
+async def test_it_names_whose_rows_fail_most(runs: Path) -> None:
+    """Users and integrations with the most failures are those of the report, while it goes, too."""
+    async with watched(runs) as watch:
+        _, live, _ = await watch.get()
+        _, report, _ = await watch.get("report.html")
+
+    failures = [_section(page, "errors") for page in (live, report)]
+    assert failures[0] == failures[1]
+    for told in ("Users with the most failed rows", "Integrations with the most failed rows"):
+        assert told in failures[0]
+
+
+async def test_an_input_that_is_gone_hides_no_user(tmp_path: Path) -> None:
+    """Integrations stand in the input alone; where that cannot be read, the rest is shown."""
+    made = eventful(tmp_path, rows=300)
+    made.finish(made.ended_s, exit_code=143)
+    (made.path / "input.csv").unlink()
+    async with watched(tmp_path) as watch:
+        status, page, _ = await watch.get()
+
+    assert status == 200
+    assert "Users with the most failed rows" in page
+    assert "Integrations with the most failed rows" not in page
+
+
+def _section(page: str, name: str) -> str:
+    """Return a section of a page by the name of its heading."""
+    _, _, rest = page.partition(f'<section aria-labelledby="{name}">')
+    return rest.partition("</section>")[0]
+
+
 async def test_one_run_shows_no_other(runs: Path) -> None:
     """`watch` shows its run alone; what there is not is 404; nothing leads out of the folder."""
     async with watched(runs) as watch:

@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
@@ -143,15 +144,17 @@ def test_a_gate_is_passed_from_the_page(browser: Browser, stage: Stage) -> None:
     assert command.wait().code == 0
 
 
-@pytest.mark.parametrize("width", [400, 1280])
-def test_anybody_can_use_it(browser: Browser, stage: Stage, width: int) -> None:
+@pytest.mark.parametrize(("width", "scheme"), [(400, "dark"), (1280, "light"), (1280, "dark")])
+def test_anybody_can_use_it(
+    browser: Browser, stage: Stage, width: int, scheme: Literal["light", "dark"]
+) -> None:
     """axe-core finds no violation while it is at work, and nothing sticks out; nor in the list."""
     if not AXE.is_file():
         missing("axe-core")
     begin(stage, 4000, "--max-failures", "100%")
     for words in (("watch", "x"), ("ui",)):
         address = address_of(stage.start(*words))
-        with opened(browser, address, bypass_csp=True) as page:
+        with opened(browser, address, bypass_csp=True, color_scheme=scheme) as page:
             page.set_viewport_size({"width": width, "height": 900})
             page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
             page.add_script_tag(path=str(AXE))

@@ -6,6 +6,7 @@ where CI is set they fail instead.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,11 +15,12 @@ from typing import Any, Literal
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
-from runner.model import FindingKind
+from runner.model import ErrorClass, FindingKind, OutcomeKind, Proof
 from runner.page import PAGE
 from tests.browsers import AXE, launched, missing
+from tests.commands import Stage as Commands
 from tests.pages import Made, eventful, varied
-from tests.stage import NEW
+from tests.stage import MIGRATE, NEW, OLD
 from tests.test_page import HOSTILE
 
 WIDTHS = (400, 1000, 1600)
@@ -48,6 +50,26 @@ def day(tmp_path_factory: pytest.TempPathFactory) -> Made:
     return made
 
 
+@pytest.fixture(scope="module")
+def kinds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Return the pages of real runs of every kind, by what they show."""
+    with Commands(tmp_path_factory.mktemp("kinds")) as stage:
+        moves = stage.moves(10)
+        with moves.open("a", encoding="utf-8") as file:
+            file.write(f"gone,u1,{NEW},\n")
+        for code, words in (
+            (0, ("plan", MIGRATE, moves, "--run-id", "plan")),
+            (3, ("run", MIGRATE, moves, "--yes", "--run-id", "family")),
+            (3, ("retry", "family", "--class", "not_found", "--yes", "--run-id", "retry")),
+            (0, ("report", "family")),
+            (0, ("rollback", "family", "--yes", "--run-id", "rollback")),
+            (2, ("run", "change-frequency", moves, "--yes", "--run-id", "refused")),
+            (0, ("report", "refused")),
+        ):
+            assert stage.run(*words).code == code, words
+        return {path.parent.name: path for path in stage.runs.glob(f"*/{PAGE}")}
+
+
 @contextmanager
 def opened(browser: Browser, path: Path, *, width: int = 1280, **knobs: Any) -> Iterator[Page]:
     """Open a page; fail when it says anything to the console or asks anybody for anything."""
@@ -67,6 +89,27 @@ def opened(browser: Browser, path: Path, *, width: int = 1280, **knobs: Any) -> 
 
     own = (f"request: {address}", "request: blob:", "request: data:,")
     assert [line for line in said if not line.startswith(own)] == []
+
+
+def violations(page: Page) -> list[tuple[str, str]]:
+    """Return what axe-core has to say against a page on which everything is opened."""
+    page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+    page.add_script_tag(path=str(AXE))
+    found = page.evaluate("axe.run().then(told => told.violations)")
+    return [(told["id"], told["nodes"][0]["html"]) for told in found]
+
+
+def sticking_out(page: Page) -> list[str]:
+    """Return what is wider than its page; what may be scrolled within it is not meant."""
+    return list(
+        page.evaluate(
+            "[...document.querySelectorAll('main > section > *, .uplot, table')]"
+            ".filter(e => e.checkVisibility() && !e.closest('.sr, details, .scroll') && "
+            "e.getBoundingClientRect().right > "
+            "document.querySelector('main').getBoundingClientRect().right - 15)"
+            ".map(e => e.outerHTML.slice(0, 80))"
+        )
+    )
 
 
 def download(page: Page) -> tuple[str, bytes]:
@@ -194,13 +237,25 @@ def test_anybody_can_use_it(browser: Browser, day: Made, made: Made, scheme: Sch
         # axe is put into the page by hand, which the page's own policy forbids.
         knobs = {"color_scheme": scheme, "bypass_csp": True}
         with opened(browser, path / PAGE, width=width, **knobs) as page:
-            page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
             page.locator("#body .do button").first.click()
-            page.add_script_tag(path=str(AXE))
-            found = page.evaluate("axe.run().then(told => told.violations)")
-
-            assert [(v["id"], v["nodes"][0]["html"]) for v in found] == []
+            assert violations(page) == []
             assert page.evaluate("document.documentElement.scrollWidth") == width
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_anybody_can_use_every_kind_of_page(
+    browser: Browser, kinds: dict[str, Path], scheme: Scheme
+) -> None:
+    """Nor in that of a family, a retry, a rollback, a plan, or of what was refused."""
+    if not AXE.is_file():
+        missing("axe-core")
+    for name, path in kinds.items():
+        for width in (WIDTHS[0], WIDTHS[2]):
+            knobs = {"color_scheme": scheme, "bypass_csp": True}
+            with opened(browser, path, width=width, **knobs) as page:
+                assert (name, violations(page)) == (name, [])
+                assert (name, width, sticking_out(page)) == (name, width, [])
+                assert page.evaluate("document.documentElement.scrollWidth") == width
 
 
 def test_without_scripts_it_still_tells(browser: Browser, day: Made) -> None:
@@ -219,8 +274,53 @@ def test_on_paper_nothing_is_lost(browser: Browser, day: Made) -> None:
         expect(page.locator("svg.drawn").first).to_be_visible()
         expect(page.locator(".live").first).to_be_hidden()
         expect(page.locator("form.controls")).to_be_hidden()
+        for button in page.locator("button:not(th button)").all():
+            expect(button).to_be_hidden()
+        expect(page.locator("#where")).to_have_text(re.compile("^1 to 100 of "))
+        expect(page.locator("#where")).to_be_visible()
         ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
         assert ground == "rgb(255, 255, 255)"
+
+
+def test_on_paper_rows_are_lines_and_pictures_are_large(browser: Browser, day: Made) -> None:
+    """Upright A4 is no telephone: a row is one line of a table, a chart as wide as the paper."""
+    with opened(browser, day.path / PAGE, width=680) as page:
+        page.emulate_media(media="print")
+        row = page.locator("#body tr").first
+        assert row.evaluate("e => getComputedStyle(e).display") == "table-row"
+        assert page.locator("svg.drawn").first.evaluate("e => e.clientWidth") > 600
+        assert page.evaluate("document.documentElement.scrollWidth") == 680
+
+
+def test_on_a_telephone_nothing_stands_beside_the_screen(browser: Browser, day: Made) -> None:
+    """At 400 px each row of a table is a block: nothing has to be scrolled sideways to be read."""
+    with opened(browser, day.path / PAGE, width=400) as page:
+        hidden = page.evaluate(
+            "[...document.querySelectorAll('main *')].filter(e => e.checkVisibility() && "
+            "!e.closest('.sr, thead, details, svg') && e.getBoundingClientRect().right > 400)"
+            ".map(e => e.outerHTML.slice(0, 80))"
+        )
+        waits = page.get_by_role("table", name="Waits")
+        expect(waits.get_by_role("cell").first).to_contain_text("2026-11-23")
+
+        assert hidden == []
+
+
+def test_an_id_is_one_word(browser: Browser, tmp_path: Path) -> None:
+    """On a wide screen an ID of a sync stands on one line, and no word is broken in two."""
+    made = Made(tmp_path)
+    made.write_input(("sync_id", "user_id", "credential_id"), [(OLD, "u", NEW)])
+    failed: dict[str, Any] = {"error_class": ErrorClass.ERRORED, "error": "it is ERRORED " * 20}
+    kind = OutcomeKind.ERRORED
+    made.settle(1, 1, kind, sync_id=OLD, proof=Proof.CONFIRMED, elapsed_ms=5000, **failed)
+    made.page(made.finish(2))
+
+    for width in WIDTHS[1:]:
+        with opened(browser, made.path / PAGE, width=width) as page:
+            for part in ("#body .is-id div", "#body .is-kind small"):
+                box = page.locator(part).bounding_box()
+                assert box is not None
+                assert box["height"] < 30
 
 
 def test_nothing_moves_for_whom_that_is_too_much(browser: Browser, day: Made) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sys
@@ -32,11 +33,13 @@ def _runs(context: CompletionContext) -> list[tuple[str, str]]:
     found = []
     for folder in Folder.all(resolved.places.runs_dir):
         if folder.run_id.startswith(context.incomplete):
-            text = (folder.path / "run.json").read_bytes()
-            manifest = msgspec.json.decode(text)
-            found.append(
-                (str(manifest["created"]), folder.run_id, f"{manifest['job']}, {manifest['state']}")
-            )
+            created, told = "", "cannot be read"
+            # One that is damaged hides no other; a manifest is not looked at closely here.
+            with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
+                manifest = msgspec.json.decode((folder.path / "run.json").read_bytes())
+                told = f"{manifest['job']}, {manifest['state']}"
+                created = str(manifest["created"])
+            found.append((created, folder.run_id, told))
     return [(run_id, told) for _, run_id, told in sorted(found, reverse=True)[:_NEWEST]]
 
 

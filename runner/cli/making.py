@@ -22,6 +22,7 @@ _API = Group("Which API, and as whom", sort_key=2)
 _SYNCS = Group("Which syncs, and what for", sort_key=1)
 _FLAG = Parameter(group=_SYNCS, negative=(), show_default=False)
 _WORD = Parameter(group=_SYNCS, negative=(), show_default=False, allow_leading_hyphen=True)
+_NAMED = 5
 
 
 @Parameter(name="*")
@@ -68,7 +69,7 @@ def make_input(
     Parameters
     ----------
     users
-        File with one user ID a line, or CSV with a column user_id; there each user may have a
+        File with one user ID a line, or CSV or JSONL with a user_id; there each user may have a
         credential_id, an expected_credential_id and a frequency of its own.
     from_credential
         Only syncs that use this credential now.
@@ -142,6 +143,13 @@ def _tell(found: Gathered, output: Output) -> None:
         screen.errors().print(screen.plain(why), markup=False)
 
 
+def _without(found: Gathered) -> str:
+    count, named = found.without_syncs, ", ".join(found.without[:_NAMED])
+    more = f" and {count - _NAMED:,} more" if count > _NAMED else ""
+    who = "1 user has" if count == 1 else f"{count:,} users have"
+    return f"{who} no sync that is meant: {named}{more}"
+
+
 def _picture(found: Gathered) -> Any:
     from rich.console import Group as Together
     from rich.text import Text
@@ -161,6 +169,8 @@ def _picture(found: Gathered) -> Any:
         known["file"] = found.file
     if found.file and found.syncs:
         known["next"] = f"syncshift plan {found.job} {found.file}"
+    if found.without_syncs:
+        known["mind"] = _without(found)
     if not found.syncs:
         known["mind"] = "no sync is meant; look at the credential, the integration and the users"
     lines = [

@@ -19,7 +19,7 @@ from runner.control import Order, ask, order_of
 from runner.errors import NoSuchRun, RunRefused, SettingsError, SyncshiftError
 from runner.folder import Folder
 from runner.knobs import KNOBS, duration_s
-from runner.lookout.guard import NOBODY, Guard, harden
+from runner.lookout.guard import NOBODY, Guard, Handler, harden
 from runner.lookout.sight import Sight
 from runner.lookout.watcher import Watcher
 from runner.page import PAGE, Kind, history_page, policy_of
@@ -69,7 +69,8 @@ class Lookout:
 
     def app(self) -> web.Application:
         """Return what answers requests."""
-        app = web.Application(middlewares=[self._guard.middleware()], client_max_size=_LONGEST_BODY)
+        before = [self._guard.middleware(), self._note]
+        app = web.Application(middlewares=before, client_max_size=_LONGEST_BODY)
         app.on_response_prepare.append(harden)
         app.add_routes(
             [
@@ -94,8 +95,16 @@ class Lookout:
 
     # ------------------------------------------------------------------------------ the answers
 
+    @web.middleware
+    async def _note(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Note that somebody asked; whose answer takes long has not left meanwhile."""
+        self.asked_at = float("inf")
+        try:
+            return await handler(request)
+        finally:
+            self.asked_at = time.monotonic()
+
     async def _runs(self, request: web.Request) -> web.StreamResponse:
-        self.asked_at = time.monotonic()
         if self._only is not None:
             raise web.HTTPFound(f"runs/{self._only}/")
         async with self._listing:
@@ -155,7 +164,6 @@ class Lookout:
                 group.cancel_scope.cancel()
         finally:
             self.listeners -= 1
-            self.asked_at = time.monotonic()
         return stream
 
     async def _cancel_at_closing(self, scope: anyio.CancelScope) -> None:
@@ -178,7 +186,6 @@ class Lookout:
     # ------------------------------------------------------------------------------ what is meant
 
     def _folder(self, request: web.Request) -> Folder:
-        self.asked_at = time.monotonic()
         run_id = request.match_info["run"]
         if self._only not in {None, run_id}:
             raise web.HTTPNotFound(text="404: another run is shown here\n")

@@ -12,7 +12,8 @@ from runner.page.course import BAD, ENDED, GOOD, RESYNCS, UNDER_WAY, Course
 from runner.page.words import ceiling, duration
 
 WIDTH, HEIGHT = 640, 220
-_LEFT, _RIGHT, _TOP, _BOTTOM = 48, 22, 18, 24
+_LEFT, _RIGHT, _TOP, _BOTTOM = 68, 22, 18, 24
+# To the left there is room for 1,000,000.
 _SMOOTH = 120
 _POINTS = 300
 _SAMPLES = 12
@@ -188,9 +189,11 @@ def drawn(chart: Chart, course: Course) -> dict[str, Any]:
     return {
         "lines": lines,
         "bands": bands,
-        "marks": [{"x": x(mark.at_s), "label": mark.label} for mark in marks_of(course)],
+        "marks": _placed([(x(mark.at_s), mark.label) for mark in marks_of(course)]),
         "across": [(x(at), _tick(at)) for at in _ticks(end_s)],
         "up": [(y(n * step), _number(n * step)) for n in range(round(most / step) + 1)],
+        "left": _LEFT,
+        "right": WIDTH - _RIGHT,
         "floor": y(0),
         "ceiling": y(most),
     }
@@ -209,6 +212,21 @@ def sampled(chart: Chart, course: Course) -> list[tuple[str, str, list[str]]]:
         )
         for bucket in chosen
     ]
+
+
+def _placed(marks: Sequence[tuple[float, str]]) -> list[dict[str, Any]]:
+    """Put each label to the right of its line, or to the left where the picture ends.
+
+    One that would stand on the one before it is left out.
+    """
+    found, free = [], 0.0
+    for at, label in marks:
+        wide = 7.0 * len(label) + 6
+        begin = at - wide if at + wide > WIDTH - _RIGHT else at
+        shown = begin >= free
+        free = begin + wide if shown else free
+        found.append({"x": at, "text": begin + 3, "label": label if shown else ""})
+    return found
 
 
 def _end(course: Course) -> float:

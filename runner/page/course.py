@@ -17,6 +17,7 @@ import msgspec
 from runner.journal import scan
 from runner.model import SUCCEEDED, OutcomeKind, State
 from runner.page.happenings import Happenings
+from runner.page.listing import MOST_OWNERS, SHOWN
 from runner.page.timeline import Most, Timeline
 from runner.results.history import Session, read_sessions
 from runner.results.index import not_understood
@@ -39,6 +40,7 @@ class _Line(msgspec.Struct, gc=False):
     attempts: int = 0
     elapsed_ms: int = 0
     request_id: str | None = None
+    user_id: str = ""
 
 
 _DECODE_LINE = msgspec.json.Decoder(_Line).decode
@@ -84,7 +86,8 @@ class Course:
     def __init__(self, wanted: Collection[int], *, latest: int = 0) -> None:
         """*wanted* are the rows of which the extras are kept.
 
-        Of those that failed, the *latest* ones are kept as they stand in the report.
+        Of those that failed, the *latest* ones are kept as they stand in the report; if any are,
+        it is noted as well which rows failed, and whose they are.
         """
         self.time = Timeline(counts=(GOOD, BAD, ENDED), levels=(UNDER_WAY, RESYNCS))
         self.stretches: list[Stretch] = []
@@ -101,6 +104,10 @@ class Course:
         self.resyncs = 0
         """Rows that were followed while they re-synced."""
         self.latest: deque[bytes] = deque(maxlen=latest)
+        self.failed = bytearray()
+        """By row: whether it failed; 0 for a row beyond the end."""
+        self.users: Most[str] = Most(MOST_OWNERS)
+        """Users by rows that failed."""
         self._wanted = frozenset(wanted)
         self._end_s = 0.0
 
@@ -161,7 +168,10 @@ class Course:
                 self.resyncs += 1
         if not member.is_last(line.row):
             return
-        self.time.count(GOOD if line.outcome in SUCCEEDED else BAD, at_s)
+        good = line.outcome in SUCCEEDED
+        self.time.count(GOOD if good else BAD, at_s)
+        if not good and self.latest.maxlen:
+            self._note_failed(member.origin(line.row), line.user_id)
         if line.attempts:
             self.attempts[min(line.attempts, _MOST_ATTEMPTS)] += 1
         if line.outcome is OutcomeKind.UPDATED:
@@ -170,6 +180,12 @@ class Course:
         if row in self._wanted:
             ended = line.timestamp.strftime("%Y-%m-%dT%H:%M:%SZ")
             self.extras[row] = Extra(line.elapsed_ms, ended, line.before, line.request_id)
+
+    def _note_failed(self, row: int, user: str) -> None:
+        self.failed.extend(bytes(max(0, row + 1 - len(self.failed))))
+        self.failed[row] = 1
+        if user:
+            self.users.add(user[:SHOWN])
 
     def _note_change(self, before: State, desired: State) -> None:
         for field, value in desired.items():

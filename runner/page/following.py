@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import defaultdict
+from itertools import islice
 from typing import Any
 
 import msgspec
 
-from runner.account import add_up, family_of
-from runner.folder import Folder
+from runner import rows as reading
+from runner.account import add_up, family_of, input_of
+from runner.errors import InputError
+from runner.folder import Folder, Manifest
 from runner.job import find
 from runner.log import stamp
 from runner.model import ErrorClass, OutcomeKind
 from runner.page import words
 from runner.page.course import Course
-from runner.page.listing import Listing
+from runner.page.listing import SHOWN, Listing, place_of
 from runner.page.making import PAGE, course_of, view_of
 from runner.page.rendering import render
 
@@ -75,6 +79,23 @@ def _waits(course: Course) -> dict[str, float]:
     return dict(sorted(waits.items()))
 
 
+def _owners(folder: Folder, manifest: Manifest, course: Course) -> Listing:
+    """Return whose rows failed; integrations stand in the input alone, as far as there is one."""
+    listing = Listing(users=course.users)
+    if not any(course.failed):
+        return listing
+    source = input_of(folder, manifest)
+    with contextlib.suppress(InputError, OSError):
+        names = reading.own_columns(source)
+        place = place_of("integration", names)
+        if place is not None:
+            cells = reading.told(source, names[place])
+            for failed, (name,) in zip(islice(course.failed, 1, None), cells, strict=False):
+                if failed and name:
+                    listing.integrations.add(name[:SHOWN])
+    return listing
+
+
 def live_page(folder: Folder, now: Now, *, wall_s: float, number: int) -> bytes:
     """Return the page of a run that is watched, as it is at *wall_s*, seconds since the epoch.
 
@@ -86,7 +107,7 @@ def live_page(folder: Folder, now: Now, *, wall_s: float, number: int) -> bytes:
     family = family_of(folder, manifest)
     alive = stamp(wall_s) if now.at_work and summary.verdict is None else None
     course = course_of(family, job, Course((), latest=_LATEST), alive=alive)
-    view = view_of(manifest, summary, family, course, Listing())
+    view = view_of(manifest, summary, family, course, _owners(folder, manifest, course))
     has_page = not now.at_work and (folder.path / PAGE).is_file()
     if alive is not None:
         # By now; what is written down tells only of what is over.

@@ -25,6 +25,7 @@ class _Event(msgspec.Struct, gc=False):
     reason: str = ""
     detail: str = ""
     until: str | None = None
+    held_s: float | None = None
     wave: Any = None
     rows: int | None = None
     verdict: str = ""
@@ -127,7 +128,7 @@ class Happenings:
                 self._hold(event, now_s, at)
             case "throttle.released":
                 if hold := self._open.pop(event.reason, None):
-                    hold.until_s = now_s
+                    hold.until_s = _over_s(hold, event.held_s, now_s)
                     self._keep(hold)
             case "throttle.narrowed":
                 if isinstance(event.in_flight, int | float):
@@ -206,6 +207,11 @@ class Happenings:
         if "max_resyncs" in values:
             most = values["max_resyncs"]
             self.budgets.append((now_s, float(most) if isinstance(most, int | float) else None))
+
+
+def _over_s(hold: Held, held_s: float | None, told_s: float) -> float:
+    """Return when *hold* was over: before it was told, for one that flaps is one that goes on."""
+    return told_s if held_s is None else min(told_s, hold.since_s + held_s)
 
 
 def _figures(values: Any) -> str:

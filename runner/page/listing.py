@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -24,7 +24,10 @@ _LARGE_RUN_BYTES = 2_400_000
 """What lines may come to in a page that has to stay below 3 MB."""
 _OVERHEAD_BYTES = 200
 """What else a page holds of a row: when it ended, what was there before, and JSON's quotes."""
-_MOST_OWNERS = 20_000
+MOST_OWNERS = 20_000
+"""How many users and integrations are kept, to find those with the most failures."""
+SHOWN = 200
+"""Characters of the name of one that are shown."""
 _UNPROCESSED = "unprocessed"
 _SUCCEEDED = "succeeded"
 _NAMES = {
@@ -32,6 +35,12 @@ _NAMES = {
     "user": ("user_id", "userid"),
     "integration": ("integration", "integration_id", "integrationid"),
 }
+
+
+def place_of(role: str, header: Sequence[str]) -> int | None:
+    """Return the place in *header* of a column of this role: sync, user or integration."""
+    folded = [name.strip().casefold() for name in header]
+    return next((folded.index(name) for name in _NAMES[role] if name in folded), None)
 
 
 class Columns(msgspec.Struct, frozen=True):
@@ -47,11 +56,7 @@ class Columns(msgspec.Struct, frozen=True):
     def of(cls, header: list[str]) -> Columns:
         """Find them in the header of a result file."""
         width = len(header) - len(COLUMNS)
-        folded = [name.strip().casefold() for name in header[:width]]
-        found = {
-            role: next((folded.index(name) for name in names if name in folded), None)
-            for role, names in _NAMES.items()
-        }
+        found = {role: place_of(role, header[:width]) for role in _NAMES}
         return cls(**found, row=width)
 
 
@@ -63,9 +68,9 @@ class Listing(msgspec.Struct):
     columns: Columns | None = None
     lines: dict[int, str] = msgspec.field(default_factory=dict)
     """Lines by row, in the order of the input, without their line ends."""
-    users: Most[str] = msgspec.field(default_factory=lambda: Most(_MOST_OWNERS))
+    users: Most[str] = msgspec.field(default_factory=lambda: Most(MOST_OWNERS))
     """Users by rows that failed."""
-    integrations: Most[str] = msgspec.field(default_factory=lambda: Most(_MOST_OWNERS))
+    integrations: Most[str] = msgspec.field(default_factory=lambda: Most(MOST_OWNERS))
     """Likewise, where the input has such a column."""
     left_out: dict[str, int] = msgspec.field(default_factory=dict)
     """Rows that did not succeed and are not listed, by error class or ``unprocessed``."""
@@ -177,9 +182,9 @@ def _count_owner(cells: list[str], listing: Listing) -> None:
     if columns is None:
         return
     if columns.user is not None and cells[columns.user]:
-        listing.users.add(cells[columns.user][:_SHOWN])
+        listing.users.add(cells[columns.user][:SHOWN])
     if columns.integration is not None and cells[columns.integration]:
-        listing.integrations.add(cells[columns.integration][:_SHOWN])
+        listing.integrations.add(cells[columns.integration][:SHOWN])
 
 
 def _weight(raw: str) -> int:
@@ -191,4 +196,3 @@ def _weight(raw: str) -> int:
 
 _ESCAPED = re.compile(r"[<>&\x00-\x1f\x7f-\x9f\xad\u0600-\u0605\u061c\u180e\u2000-\u206f\ufeff]")
 _CLASS = COLUMNS.index("syncshift_error_class")
-_SHOWN = 200

@@ -29,7 +29,7 @@
     if (whole < 60) return `${whole} s`;
     const minutes = Math.floor(whole / 60), two = (n) => String(n).padStart(2, "0");
     if (minutes < 60) return whole % 60 ? `${minutes} min ${two(whole % 60)} s` : `${minutes} min`;
-    return `${Math.floor(minutes / 60)} h ${two(minutes % 60)} min`;
+    return minutes % 60 ? `${Math.floor(minutes / 60)} h ${two(minutes % 60)} min` : `${minutes / 60} h`;
   };
 
   const copied = async (text) => {
@@ -103,10 +103,19 @@
       ctx.lineTo(x, bbox.top + bbox.height);
       ctx.stroke();
       const wide = ctx.measureText(mark.label).width + 8 * ratio;
-      if (x < free || x + wide > bbox.left + bbox.width) continue;
+      // To the right of its line, or to the left where the picture ends; over lines, not under them.
+      const from = x + wide > bbox.left + bbox.width ? x - wide : x;
+      if (from < free) continue;
+      ctx.setLineDash([]);
+      ctx.lineJoin = "round";
+      ctx.lineWidth = 4 * ratio;
+      ctx.strokeStyle = color("ground");
+      ctx.strokeText(mark.label, from + 4 * ratio, bbox.top + 3 * ratio);
       ctx.fillStyle = color("soft");
-      ctx.fillText(mark.label, x + 4 * ratio, bbox.top + 3 * ratio);
-      free = x + wide;
+      ctx.fillText(mark.label, from + 4 * ratio, bbox.top + 3 * ratio);
+      ctx.lineWidth = ratio;
+      ctx.setLineDash([2 * ratio, 3 * ratio]);
+      free = from + wide;
     }
     ctx.restore();
   };
@@ -121,6 +130,12 @@
     ...chart.series.map((one) => one.values),
   ];
 
+  // As wide for all pictures, so that moments stand below each other.
+  const beside = () => {
+    const most = told.charts.reduce((most, chart) => chart.series.reduce((most, one) =>
+      one.values.reduce((most, value) => Math.max(most, value ?? 0), most), most), 0);
+    return Math.max(52, 18 + 7 * number(Math.round(most)).length);
+  };
   const draw = (figure) => {
     const which = figure.dataset.chart, chart = told.charts[which], place = find(".live", figure);
     place.replaceChildren();
@@ -133,7 +148,7 @@
       scales: { x: { time: false, range: (_, low, high) => low > half() ? [low, high] : [0, high + half()] }, y: { range: (_, low, high) => [0, Math.max(high * 1.05, 1e-9)] } },
       axes: [
         { ...axis, grid: { show: false }, incrs: STEPS, space: 70, size: 28, values: (_, all) => all.map((at) => at === 0 ? "0" : duration(at)) },
-        { ...axis, grid, size: 52, space: 34, incrs: chart.whole ? [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 2e5, 5e5, 1e6] : undefined, values: (_, all) => all.map(number) },
+        { ...axis, grid, size: beside, space: 34, incrs: chart.whole ? [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 2e5, 5e5, 1e6] : undefined, values: (_, all) => all.map(number) },
       ],
       series: [{}, ...chart.series.map((one) => ({
         label: one.name, stroke: color(one.tone), width: 1.75, points: { show: false },

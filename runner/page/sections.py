@@ -112,6 +112,7 @@ def holds_of(course: Course) -> dict[str, Any]:
             for h in sorted(longest, key=lambda hold: hold.since_s)
         ],
         "total": total,
+        "whole": total == len(course.happenings.holds),
         "lanes": course.happenings.lanes,
     }
 
