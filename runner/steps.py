@@ -95,8 +95,7 @@ class Update:
         ended, others not at all. *budgeted*: such rows to its end, whatever *until* says.
         """
         self._job = job
-        self._ask = exchanger.ask
-        self._foresee = exchanger.foresee
+        self._ask, self._foresee = exchanger.ask, exchanger.foresee
         self._turnstile = turnstile
         self._record = record
         self._reads = reads
@@ -190,7 +189,6 @@ class _Row:
         """Record the intent, send what differs from *state*, and see how that went."""
         step, job, change = self._step, self._step._job, self._change
         narrowed = narrowed_to(change, state) if state else change
-        request = job.write(narrowed)
         careful = step._reads and job.starts_resync(narrowed, state)
         await step._turnstile.approach(self._change.user_id)
         if self._looks == 1 and step._clock() - self._looked_at > _STALE_S:
@@ -219,7 +217,7 @@ class _Row:
             raise
         self._sent = self._in_doubt = True
         self._last = exchange = await step._ask(
-            request,
+            job.write(narrowed),
             change,
             partial(job.echoes, narrowed),
             approached=True,

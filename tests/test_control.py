@@ -109,7 +109,7 @@ ORDERS = {
     "set rate": Told(
         {"command": "set", "rate": 5.0},
         lambda now: now["rate"] == 5.0,
-        lambda run: run.live._throttle.interval_s == pytest.approx(0.2),
+        lambda run: run.live._throttle.pacer.interval_s == pytest.approx(0.2),
     ),
     "set lower concurrency": Told(
         {"command": "set", "concurrency": 2},

@@ -395,7 +395,7 @@ def test_the_layers_are_as_documented() -> None:
     assert {row[1].strip("`"): int(row[0]) for row in rows} == LAYERS
     assert all(len(row[2].split()) > 3 for row in rows)
     # The table grows with the modules; what is to be read from end to end does not.
-    assert len(DESIGN.splitlines()) - len(rows) <= 240
+    assert len(DESIGN.splitlines()) - len(rows) <= 260
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

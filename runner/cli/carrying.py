@@ -39,13 +39,6 @@ _Opens: TypeAlias = "Callable[[Callable[[str], None]], Opened]"
 _MANY_RESYNCS = 100
 """Above this many re-syncs a yes is not enough: the number is to be typed."""
 
-_PROOFS = {
-    None: "each re-sync is followed until it has ended; other changes until they are accepted",
-    "accepted": "accepted: Paragon took the request; whether it is in force is not read",
-    "confirmed": "confirmed: each change is read back until it is in force",
-    "resynced": "resynced: each change is read back, and each re-sync followed until it has ended",
-}
-
 
 def resolve_settings(output: Output, *groups: object) -> Resolved:
     """Work out every setting of a command. Raises `SettingsError`."""
@@ -278,7 +271,7 @@ def _intention(opened: Opened) -> Any:
     from rich.text import Text
 
     from runner.cli.screen import facts, plain
-    from runner.cli.telling import budget_of, slices_of, starts_of
+    from runner.cli.telling import PROOFS, budget_of, slices_of, starts_of
     from runner.forecast import rounds_of
     from runner.rig import limit_of
 
@@ -329,7 +322,7 @@ def _intention(opened: Opened) -> Any:
                 "failures": failures + (", counted afresh" if opened.resumed else ""),
                 **slices_of(opened),
                 **starts_of(opened.manifest),
-                "proof": _PROOFS[settings.until or (None if follows else "accepted")],
+                "proof": PROOFS[settings.until or (None if follows else "accepted")],
             }
         ),
         *minded,

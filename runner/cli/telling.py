@@ -14,6 +14,13 @@ if TYPE_CHECKING:
     from runner.settings import Settings
     from runner.zones import Start
 
+PROOFS = {
+    None: "each re-sync is followed until it has ended; other changes until they are accepted",
+    "accepted": "accepted: Paragon took the request; whether it is in force is not read",
+    "confirmed": "confirmed: each change is read back until it is in force",
+    "resynced": "resynced: each change is read back, and each re-sync followed until it has ended",
+}
+"""What `--until` comes to, in words."""
 _STARTS = 4
 """Zones that are named; a run over the whole world has some hundred."""
 

@@ -68,7 +68,7 @@ class Throttle:
         self._told = Told()
         self._is_limit = True
         """Whether the gate was shut by an answer about a limit, not about the server itself."""
-        self._pacer = pacer or Pacer(rate)
+        self.pacer = pacer or Pacer(rate)
         self._answers = 0
         self._limit = 1
         self._widest_per_s, self._widest = 0.0, 0
@@ -90,22 +90,12 @@ class Throttle:
     @property
     def rate_per_s(self) -> float:
         """The requests a second that may leave now."""
-        return self._pacer.rate_per_s
+        return self.pacer.rate_per_s
 
     @property
     def rate_ceiling_per_s(self) -> float | None:
         """The requests a second that are never exceeded, whatever is learned; None: any number."""
         return self._rate_ceiling
-
-    @property
-    def interval_s(self) -> float:
-        """Seconds between two departures."""
-        return self._pacer.interval_s
-
-    @property
-    def slack_s(self) -> float:
-        """So late a departure may be without the pace getting lower."""
-        return self._pacer.slack_s
 
     def learned(self) -> Learned | None:
         """Return what is known of the server by now; None before it has taken much."""
@@ -154,12 +144,12 @@ class Throttle:
         if now >= self._told.until:
             self._told.forget()
             self._apply()
-        wait = self._pacer.wait_s(now)
+        wait = self.pacer.wait_s(now)
         if wait > 0:
             if not self._head_start or self._rate.seconds(now) > _HEAD_START_S:
                 return wait
             self._head_start -= 1
-        self._pacer.depart(now)
+        self.pacer.depart(now)
         self._rate.departed(now)
         self.in_flight += 1
         if lane is not None:
@@ -325,7 +315,7 @@ class Throttle:
 
     def _narrow(self, why: str) -> None:
         self._apply()
-        rate, limit = self._pacer.rate_per_s, self._limit
+        rate, limit = self.pacer.rate_per_s, self._limit
         if rate < _CLEARLY * self._widest_per_s or limit < _CLEARLY * self._widest:
             self._widest_per_s, self._widest = rate, limit
             self.news.append(Narrowed(rate, limit, why))
@@ -334,7 +324,7 @@ class Throttle:
         """Have pace and limit follow what was learned, told and asked for."""
         rate = min(self._rate.rate_per_s, self._told.rate_per_s)
         ceiling = self._rate_ceiling or math.inf
-        self._pacer.set(min(rate, ceiling), strictly=ceiling <= rate)
+        self.pacer.set(min(rate, ceiling), strictly=ceiling <= rate)
         self._limit = int(min(self._room.limit, self._told.in_flight))
-        self._widest_per_s = max(self._widest_per_s, self._pacer.rate_per_s)
+        self._widest_per_s = max(self._widest_per_s, self.pacer.rate_per_s)
         self._widest = max(self._widest, self._limit)
