@@ -32,7 +32,7 @@ def departures(gate: Throttle, *, start: float, until: float, patience: float = 
             left.append(now)
         else:
             # Never in smaller steps than a clock shows, and so that the wait ends.
-            step = max(wait * patience, gate.interval_s / 50, 1e-9)
+            step = max(wait * patience, gate.pacer.interval_s / 50, 1e-9)
             now = max(now + step, math.nextafter(now, math.inf))
     return left
 
