@@ -279,7 +279,8 @@ class Ceiling:
         self._survived_per_s = 0.0
         self._may_be_quick = False
         self._start_ended_at = now
-        limit = lowering.at_start(self._meter, now, rate=self.rate_per_s, rtt_s=self.rtt_s)
+        waits_s, rate = now - began if shuts else 0.0, self.rate_per_s
+        limit = lowering.at_start(self._meter, now, rate, self.rtt_s, with_waits_s=waits_s)
         self._cut(now, limit, taken_per_s=limit if shuts else None)
         if early and self._starts < _MOST_STARTS:
             # Too short to tell: once more from there, in longer epochs.

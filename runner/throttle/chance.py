@@ -11,6 +11,8 @@ from __future__ import annotations
 _TELLING = 8
 """So many turned away, at rates that a limit would have allowed, make their share telling."""
 _CLEARLY_TELLING = 16
+_SMALL = 0.05
+"""A share below this may as well be what others take of the limit: more is needed to tell."""
 _TELLING_AT_FIRST = 3
 _LEAST_S = 1.0
 _LEAST_ANSWERS = 20
@@ -74,6 +76,8 @@ class Chance:
         if away < _TELLING or not self.allows(rate_per_s):
             return None
         share, same = away / self._allowed, _SAME if away < _CLEARLY_TELLING else _FALLEN
+        if share < _SMALL and away < _CLEARLY_TELLING:
+            return None
         if not max(_LEAST, same * before) <= share <= min(_MOST, _RISEN * before):
             return None
         self.share = share

@@ -19,6 +19,7 @@ _MEASURED_S = 1.0
 _LONGEST_MEASURED_S = 10.0
 _CUT_MEASURED_S = 2.0
 _CUT_MEASURED_SENDS = 20
+_SEVERAL_WAITS_S = 5.0
 _BEFORE_S = 20.0
 _CLEARLY_ABOVE = 1.2
 
@@ -33,9 +34,13 @@ def sure_after_s(rate: float) -> float:
     return max(SURE_AFTER_S, _SURE_AFTER_SENDS / rate)
 
 
-def at_start(meter: Meter, now: float, *, rate: float, rtt_s: float) -> float:
-    """Return the ceiling that is found when *rate*, which was doubled, is too much."""
-    span_s = max(_MEASURED_S, 2 * rtt_s, min(_SURE_AFTER_SENDS / rate, _LONGEST_MEASURED_S))
+def at_start(meter: Meter, now: float, rate: float, rtt_s: float, *, with_waits_s: float) -> float:
+    """Return the ceiling that is found when *rate*, which was doubled, is too much.
+
+    *with_waits_s*: for so long there were waits in between, of which too few would tell little.
+    """
+    least_s = max(_MEASURED_S, min(with_waits_s, _SEVERAL_WAITS_S))
+    span_s = max(least_s, 2 * rtt_s, min(_SURE_AFTER_SENDS / rate, _LONGEST_MEASURED_S))
     return min(max(meter.per_s(now, span_s), _LEAST_PER_S), BELOW * rate)
 
 
