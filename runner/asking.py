@@ -97,6 +97,7 @@ class Asker:
             clock=clocks.steady,
             longest_wait_s=settings.max_outage_s,
         )
+        self._retries = RetryBudget(concurrency=settings.concurrency)
         self.patience_over = partial(patience_over, self.turnstile, clocks)
         """Says why rows that were set aside are left."""
         self.stop = Stop(self.turnstile, patience_over=self.patience_over if alone else None)
@@ -158,13 +159,15 @@ class Asker:
         return Exchanger(
             sender,
             policy=Policy(settings.max_attempts, settings.max_outage_s),
-            budget=RetryBudget(concurrency=settings.concurrency),
+            budget=self._retries,
             probe_with=job.read,
         )
 
     def set_ceilings(self, *, rate: float | None, concurrency: int | None) -> None:
         """Replace the ceilings that are given, from now on."""
         self.turnstile.throttle.set_ceilings(rate_per_s=rate, in_flight=concurrency)
+        if concurrency is not None:
+            self._retries.set_concurrency(concurrency)
         self.turnstile.nudge()
 
     def drain(self, carrying: anyio.CancelScope, reason: SyncshiftError) -> None:

@@ -31,11 +31,16 @@ class RetryBudget:
     """What the whole run may spend on retries, counted in attempts."""
 
     def __init__(self, *, concurrency: int) -> None:
-        self.capacity = float(max(50, 2 * concurrency))
-        self.balance = self.capacity
+        self.capacity = self.balance = _capacity(concurrency)
         self._next_reserve = float("-inf")
         self.low_since: float | None = None
         """Since when only the reserve may be spent."""
+
+    def set_concurrency(self, concurrency: int) -> None:
+        """Let the budget be that of so many requests in flight; what was spent stays spent."""
+        spent = self.capacity - self.balance
+        self.capacity = _capacity(concurrency)
+        self.balance = max(0.0, self.capacity - spent)
 
     def clean_success(self, now: float) -> None:
         """A row succeeded on its first attempt: a tenth of a retry is earned."""
@@ -69,6 +74,10 @@ class RetryBudget:
         if self.balance > self.capacity / 2:
             self.low_since = None
             self._next_reserve = min(self._next_reserve, now)
+
+
+def _capacity(concurrency: int) -> float:
+    return float(max(50, 2 * concurrency))
 
 
 class Breaker:

@@ -584,6 +584,7 @@ def test_the_question_and_the_commands_at_a_gate_that_failed(tmp_path: Path) -> 
         assert "judged 1s after its last row has ended" in command.err
         assert "the gate of wave 1 failed: errored=0: 2 of its 2 rows went into" in command.out
         assert "waves   2 rows: fail, then 4 rows" in command.out
+        assert command.out.splitlines()[-1] == "  next    syncshift resume x --past-gate 1"
         assert patched == 2
 
         refused = stage.run("resume", "x", "--yes")

@@ -53,6 +53,19 @@ class TestBudget:
         assert (budget.capacity, budget.balance) == (capacity, capacity)
         assert budget.low_since is None
 
+    def test_it_follows_the_requests_in_flight(self) -> None:
+        """`set --concurrency` moves it too; what was spent stays spent."""
+        budget = RetryBudget(concurrency=32)
+        for _ in range(10):
+            budget.take(0.0)
+        budget.set_concurrency(500)
+
+        assert (budget.capacity, budget.balance) == (1000, 990)
+
+        budget.set_concurrency(1)
+
+        assert (budget.capacity, budget.balance) == (50, 40)
+
     def test_the_upper_half_is_spent_at_once(self) -> None:
         """In good times a retry waits for nothing but its backoff."""
         budget = RetryBudget(concurrency=1)

@@ -11,6 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from runner.throttle import OUTAGE, THROTTLED, Hold, Lane, Learned, Throttle
+from runner.throttle.chance import Chance
 
 
 def throttle(ceiling: int = 32, rate_per_s: float | None = None, chance: float = 1.0) -> Throttle:
@@ -89,8 +90,8 @@ def test_the_interval_is_told() -> None:
     """Who looks ahead learns how far departures are apart, by the ceiling or by what is known."""
     unknown = Throttle(ceiling=8, chance=lambda: 0.5)
 
-    assert throttle(rate_per_s=4).interval_s == 0.25
-    assert unknown.interval_s == 1 / 60
+    assert throttle(rate_per_s=4).pacer.interval_s == 0.25
+    assert unknown.pacer.interval_s == 1 / 60
 
 
 def test_without_a_rate_only_the_ceiling_counts() -> None:
@@ -468,3 +469,59 @@ def test_who_waits_as_told_gets_through(
         asked += 1
 
     assert asked <= 6
+
+
+# -------------------------------------------------------------------------------- by chance
+
+
+def answers_at(chance: Chance, rate: float, *, one_in: int, answers: int, now: float) -> float:
+    """Have one in so many turned away at *rate*; return when the last of *answers* came."""
+    for number in range(1, answers + 1):
+        now += 1 / rate
+        chance.answered(now, away=number % one_in == 0, rate_per_s=rate)
+    return now
+
+
+def test_h7_a_share_that_stays_the_same_at_any_rate_is_no_limit() -> None:
+    """One in seven at 50/s, and one in seven at 35/s, where a limit of 43/s would allow all."""
+    chance = Chance()
+    now = answers_at(chance, 50.0, one_in=7, answers=70, now=0.0)
+    chance.cut(now, rate_per_s=50.0)
+    answers_at(chance, 35.0, one_in=7, answers=70, now=now)
+
+    assert chance.explains(35.0) == 50.0
+    assert 0.1 < chance.share < 0.2
+
+
+@pytest.mark.parametrize("one_in", [30, 3])
+def test_h7_a_share_that_falls_with_the_rate_is_a_limit(one_in: int) -> None:
+    """To send less has helped, or there is more to it: then no chance is blamed."""
+    chance = Chance()
+    now = answers_at(chance, 50.0, one_in=7, answers=70, now=0.0)
+    chance.cut(now, rate_per_s=50.0)
+    answers_at(chance, 35.0, one_in=one_in, answers=300, now=now)
+
+    assert chance.explains(35.0) is None
+    assert chance.share == 0.0
+
+
+def test_h7_rates_that_a_limit_would_not_allow_prove_nothing() -> None:
+    """Of 50/s only 20/s were taken: who is turned away at 40/s is so by the limit."""
+    chance = Chance()
+    now = answers_at(chance, 50.0, one_in=2, answers=100, now=0.0)
+    chance.cut(now, rate_per_s=50.0, taken_per_s=20.0)
+    answers_at(chance, 40.0, one_in=2, answers=100, now=now)
+
+    assert chance.explains(40.0) is None
+
+
+def test_h7_what_was_chance_is_a_limit_again_once_it_is_over() -> None:
+    """Where hardly anybody is turned away any more, nothing is tolerated beyond the usual."""
+    chance = Chance()
+    now = answers_at(chance, 50.0, one_in=7, answers=70, now=0.0)
+    chance.cut(now, rate_per_s=50.0)
+    now = answers_at(chance, 35.0, one_in=7, answers=70, now=now)
+    chance.explains(35.0)
+    answers_at(chance, 50.0, one_in=1000, answers=700, now=now)
+
+    assert chance.share == 0.0

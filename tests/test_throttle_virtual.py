@@ -48,7 +48,14 @@ FIELDS = ("the same, RateLimit fields",)
 HOT = ("a hot user, 2/s of its own", "the same, Retry-After")
 BUSY = ("20 workers and a queue, no 429", "20 at once, 200 ms each")
 STEPS = ("50/s falls to 20/s", "20/s rises to 80/s", "50/s rises to 500/s")
-CHANCE = ("0.3 % of 429s by chance", "1 % of 500s by chance")
+CHANCE = (
+    "0.3 % of 429s by chance",
+    "3 % of 429s by chance",
+    "14 % of 429s by chance",
+    "the same, Retry-After: 1",
+    "14 % of 503s, Retry-After: 1",
+    "1 % of 500s by chance",
+)
 BANS = ("banned 10 s for each 429",)
 
 

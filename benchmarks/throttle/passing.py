@@ -154,7 +154,7 @@ class Pass:
 
     def _answer(self, now: float, sent: _Sent, told: Told) -> None:
         throttle, seen = self.throttle, self.seen
-        if told.status == 429:
+        if told.status == 429 or told.wait_s is not None:
             seen.turned_away.append(sent.at_s)
             throttle.throttled(
                 now,
@@ -162,7 +162,8 @@ class Pass:
                 user=sent.user,
                 in_flight=sent.in_flight,
                 wait_s=told.wait_s,
-                detail="429",
+                everybody=told.status != 429,
+                detail=str(told.status),
             )
             self._again.append(sent.user)
         elif told.status >= 500:

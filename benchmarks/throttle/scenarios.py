@@ -22,6 +22,7 @@ from benchmarks.throttle.servers import (
     Server,
     Shared,
     Sliding,
+    Told,
     Unreliable,
     Window,
 )
@@ -95,6 +96,10 @@ def _hot(*, tells_wait: bool) -> Callable[[random.Random], Server]:
         return OneUser("hot", own, Bucket(50, burst=50))
 
     return make
+
+
+def _by_chance(share: float, told: Told) -> Callable[[random.Random], Server]:
+    return lambda rng: Unreliable(Bucket(50, burst=50), rng=rng, turns_away=share, told=told)
 
 
 STEADY = (
@@ -209,6 +214,35 @@ STEADY = (
         users=many,
         share=0.75,
         turned_away=0.01,
+    ),
+    Steady(
+        name="3 % of 429s by chance",
+        make=lambda rng: Unreliable(Bucket(50, burst=50), rng=rng, turns_away=0.03),
+        users=many,
+        share=0.3,
+        turned_away=0.06,
+    ),
+    Steady(
+        name="14 % of 429s by chance",
+        make=lambda rng: Unreliable(Bucket(50, burst=50), rng=rng, turns_away=0.14),
+        users=many,
+        share=0.3,
+        turned_away=0.25,
+    ),
+    # Everybody is held for a second, each time that somebody is turned away.
+    Steady(
+        name="the same, Retry-After: 1",
+        make=_by_chance(0.14, Told(status=429, wait_s=1.0)),
+        users=many,
+        share=0.1,
+        turned_away=0.2,
+    ),
+    Steady(
+        name="14 % of 503s, Retry-After: 1",
+        make=_by_chance(0.14, Told(status=503, wait_s=1.0)),
+        users=many,
+        share=0.05,
+        turned_away=0.2,
     ),
     Steady(
         name="1 % of 500s by chance",

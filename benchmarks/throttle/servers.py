@@ -206,10 +206,17 @@ class Unreliable(Server):
     """Some requests fail, or are turned away, for no reason."""
 
     def __init__(
-        self, behind: Server, *, rng: random.Random, fails: float = 0.0, turns_away: float = 0.0
+        self,
+        behind: Server,
+        *,
+        rng: random.Random,
+        fails: float = 0.0,
+        turns_away: float = 0.0,
+        told: Told = TURNED_AWAY,
     ) -> None:
+        """*told* is what those that are turned away hear."""
         self._behind, self._rng = behind, rng
-        self._fails, self._turns_away = fails, turns_away
+        self._fails, self._turns_away, self._told = fails, turns_away, told
 
     def limit_at(self, now: float) -> float:
         """Return the requests a second that it takes at *now*."""
@@ -218,7 +225,7 @@ class Unreliable(Server):
     def ask(self, now: float, user: str) -> Told:
         """Answer one request of *user*."""
         if self._rng.random() < self._turns_away:
-            return TURNED_AWAY
+            return self._told
         told = self._behind.ask(now, user)
         if told.status == 200 and self._rng.random() < self._fails:
             return Told(status=500)

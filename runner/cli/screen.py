@@ -305,7 +305,7 @@ def result(summary: Summary, *, folder: str, reason: str | None) -> RenderableTy
         known["waited"] = ", ".join(f"{duration(s)} {name}" for name, s in summary.waits.items())
     known["files"] = folder
     if summary.counts["unprocessed"] and str(verdict) not in {"refused", "None"}:
-        known["next"] = f"syncshift resume {summary.run_id}"
+        known["next"] = summary.resumed_by
     return Group(head, counts, facts(known))
 
 

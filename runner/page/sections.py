@@ -84,7 +84,7 @@ def commands_of(
     else:
         found.append(("To undo it", None, "no change was sent, so there is nothing to undo"))
     if summary.counts["unprocessed"] and str(summary.verdict) in {"stopped", "interrupted"}:
-        found.append(("To go on", f"syncshift resume {run_id}", "rows that ended stay as they are"))
+        found.append(("To go on", summary.resumed_by, "rows that ended stay as they are"))
     elif any(summary.counts[kind] for kind in _WORTH_A_RETRY):
         note = "sends again what failed for a passing reason"
         found.append(("To try again", f"syncshift retry {run_id}", note))

@@ -89,6 +89,14 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     to_follow: int = 0
     """Unprocessed rows that were accepted: `resume` follows them, and does not send them again."""
 
+    @property
+    def resumed_by(self) -> str:
+        """The command that goes on with what is left: past the gate it stands before, if any."""
+        for wave in self.waves:
+            if wave.verdict in {"fail", "inconclusive"} and wave.passed_by is None:
+                return f"syncshift resume {self.run_id} --past-gate {wave.wave}"
+        return f"syncshift resume {self.run_id}"
+
 
 def summarize(
     index: Index | FamilyIndex,

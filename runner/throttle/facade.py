@@ -286,7 +286,9 @@ class Throttle:
         gate = self._gate
         if not gate.is_shut or (self._rate.mode is Mode.START and sent_at < gate.shut_at):
             # Whoever asks while it is shut has to, and teaches nothing.
-            self._teach(now, sent_at=sent_at, in_flight=in_flight, detail=detail)
+            self._teach(
+                now, sent_at=sent_at, in_flight=in_flight, detail=detail, shuts=bool(wait_s)
+            )
         if wait_s:
             until = max(now + wait_s, self.lanes.merge(answer=self._answers))
             return self._shut(now, until - now, detail)
@@ -303,13 +305,15 @@ class Throttle:
         (hold,) = (hold for hold in self._holds.active(now) if hold.reason == THROTTLED)
         return Charge(everybody=True, hold=hold)
 
-    def _teach(self, now: float, *, sent_at: float, in_flight: int, detail: str) -> None:
+    def _teach(
+        self, now: float, *, sent_at: float, in_flight: int, detail: str, shuts: bool = False
+    ) -> None:
         # While the rate still doubles, whatever is too much comes with many in flight.
         steady = self._rate.mode is not Mode.START
         full = steady and self._room.turned_away(now, in_flight=in_flight)
         if full and not self._rate.doubted:
             self._narrow(detail)
-        elif self._rate.turned_away(now, sent_at=sent_at):
+        elif self._rate.turned_away(now, sent_at=sent_at, shuts=shuts):
             self._head_start = 0
             self._narrow(detail)
 

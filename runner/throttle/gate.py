@@ -72,6 +72,7 @@ class Gate:
             closed_s=now - self.shut_at,
             unsure_s=max(0.0, now - self._shut_for_sure_until),
             accepted=accepted - self._accepted_before,
+            was_named=self._shut_for_sure_until > self.shut_at,
         )
         self._opened_at, self._accepted_before = now, accepted
         self._growth = 0

@@ -10,6 +10,7 @@ _SMALL = 0.05
 _OTHER_PACE = 0.15
 _APART_S = 5.0
 _SEVERAL = 4
+_THIN = 20
 
 
 class Closure(msgspec.Struct, frozen=True):
@@ -21,6 +22,13 @@ class Closure(msgspec.Struct, frozen=True):
     """So much of the time closed may have been over already."""
     accepted: int
     """Requests that were accepted in it."""
+    was_named: bool = False
+    """The server said how long it would last."""
+
+    @property
+    def is_thin(self) -> bool:
+        """Whether one like it may be an accident: so few were taken before a wait was named."""
+        return self.was_named and self.accepted < _THIN
 
     @property
     def cycle_s(self) -> float:
