@@ -294,6 +294,17 @@ async def test_the_page_of_a_rollback_shows_what_was_restored(tmp_path: Path) ->
     assert f"From To Syncs {NEW} {OLD} 3" in page.words
 
 
+def test_the_page_of_what_was_refused_promises_nothing(tmp_path: Path) -> None:
+    """A refused run is not resumed, so no row of it is said to go on."""
+    made = Made(tmp_path, state="refused", reason="bad rows", started=None)
+    made.write_input(("sync_id", "user_id", "credential_id"), [("s", "u", NEW)])
+    page = Seen(made.page(made.finish(None, exit_code=2)))
+
+    assert "refused Nothing was sent." in page.words
+    assert "unprocessed 1 100 % was not begun" in page.words
+    assert "resume goes on" not in page.words
+
+
 def test_report_writes_the_page_again(tmp_path: Path) -> None:
     """`report RUN` puts back a page that was deleted, byte for byte."""
     with Commands(tmp_path) as stage:

@@ -11,7 +11,7 @@ from runner.model import ErrorClass, OutcomeKind
 from runner.page import words
 from runner.page.course import Course
 from runner.page.listing import ALL_UP_TO, Listing
-from runner.results import FAILED_FILE, Summary
+from runner.results import FAILED_FILE, RunVerdict, Summary
 
 _HOLDS = 12
 TONES = {kind.value: words.tone_of(kind) for kind in OutcomeKind}
@@ -97,7 +97,8 @@ def outcomes_of(summary: Summary) -> dict[str, Any]:
         (kind.value, words.tone_of(kind), words.MEANINGS[kind], summary.counts[kind])
         for kind in OutcomeKind
     ]
-    meaning = words.NOT_YET if summary.verdict is None else words.UNPROCESSED
+    other = {None: words.NOT_YET, RunVerdict.REFUSED: words.NOT_BEGUN}
+    meaning = other.get(summary.verdict, words.UNPROCESSED)
     left = ("unprocessed", "left", meaning, summary.counts["unprocessed"])
     return words.bar([*told, left], summary.rows)
 

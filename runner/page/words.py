@@ -25,6 +25,7 @@ MEANINGS = {
 """What each outcome means, for somebody who has not read the README."""
 UNPROCESSED = "has not ended; resume goes on with it"
 NOT_YET = "has not ended yet"
+NOT_BEGUN = "was not begun; what was refused is not resumed"
 
 FINDINGS = {
     FindingKind.CHANGE: "will be changed",
