@@ -57,7 +57,8 @@ class Throttle:
         self.lanes = Lanes(self.news.append, many_users=many_users)
         self.slow = self.lanes.of
         """Users who have a lane."""
-        self._rate_ceiling = rate_per_s
+        self.rate_ceiling_per_s = rate_per_s
+        """The requests a second that are never exceeded, whatever is learned; None: any number."""
         limited = rate_per_s is not None or (start is not None and start.is_limit)
         self._head_start = 0 if limited else _HEAD_START
         self._rate = Ceiling(start_per_s=rate)
@@ -92,11 +93,6 @@ class Throttle:
         """The requests a second that may leave now."""
         return self.pacer.rate_per_s
 
-    @property
-    def rate_ceiling_per_s(self) -> float | None:
-        """The requests a second that are never exceeded, whatever is learned; None: any number."""
-        return self._rate_ceiling
-
     def learned(self) -> Learned | None:
         """Return what is known of the server by now; None before it has taken much."""
         rate = self._rate
@@ -109,7 +105,7 @@ class Throttle:
     ) -> None:
         """Replace the ceilings that are given, from now on."""
         if rate_per_s is not None:
-            self._rate_ceiling = rate_per_s
+            self.rate_ceiling_per_s = rate_per_s
         if in_flight is not None:
             self._room.set_ceiling(in_flight)
         self._apply()
@@ -327,7 +323,7 @@ class Throttle:
     def _apply(self) -> None:
         """Have pace and limit follow what was learned, told and asked for."""
         rate = min(self._rate.rate_per_s, self._told.rate_per_s)
-        ceiling = self._rate_ceiling or math.inf
+        ceiling = self.rate_ceiling_per_s or math.inf
         self.pacer.set(min(rate, ceiling), strictly=ceiling <= rate)
         self._limit = int(min(self._room.limit, self._told.in_flight))
         self._widest_per_s = max(self._widest_per_s, self.pacer.rate_per_s)
