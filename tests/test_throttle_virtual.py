@@ -16,9 +16,9 @@ from benchmarks.throttle.servers import Bucket, Told
 from runner.throttle import Learned, Throttle
 
 SEEDS = range(3)
-BREVITY = 0.4
-LEAST_S = 120.0
-LEAST_S_OF_MANY = 60.0
+BREVITY = 0.2
+LEAST_S = 90.0
+LEAST_S_OF_MANY = 40.0
 """Where hundreds are sent a second, less time shows as much."""
 MANY = ("bucket 400/s",)
 NOISY = ("others take 30 %",)

@@ -241,7 +241,7 @@ STEADY = (
         name="14 % of 503s, Retry-After: 1",
         make=_by_chance(0.14, Told(status=503, wait_s=1.0)),
         users=many,
-        share=0.05,
+        share=0.1,
         turned_away=0.2,
     ),
     Steady(
