@@ -189,6 +189,7 @@ class _Row:
         """Record the intent, send what differs from *state*, and see how that went."""
         step, job, change = self._step, self._step._job, self._change
         narrowed = narrowed_to(change, state) if state else change
+        request = job.write(narrowed)
         careful = step._reads and job.starts_resync(narrowed, state)
         await step._turnstile.approach(self._change.user_id)
         if self._looks == 1 and step._clock() - self._looked_at > _STALE_S:
@@ -217,7 +218,7 @@ class _Row:
             raise
         self._sent = self._in_doubt = True
         self._last = exchange = await step._ask(
-            job.write(narrowed),
+            request,
             change,
             partial(job.echoes, narrowed),
             approached=True,
@@ -284,8 +285,7 @@ class _Row:
         look = await self._look()
         if not look.accepted or not isinstance(look.last.result, Response):
             return Doubt.UNKNOWN
-        job = self._step._job
-        state = job.observe(look.last.result) or {}
+        state = (job := self._step._job).observe(look.last.result) or {}
         return Doubt.LANDED if job.verify(self._change, state) else Doubt.SEND_AGAIN
 
     def _given_up(self, exchange: Exchange) -> Ending:
