@@ -12,6 +12,9 @@ READY := $(VENV)/.ready
 PYTHON ?= python3 python3.14 python3.13 python3.12 python3.11
 ARGS ?=
 
+# A test starts hundreds of processes; none of them is to compile every module anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 # uv is to trust whom this machine trusts, as pip does; older versions know the second name only.
 export UV_SYSTEM_CERTS ?= 1
 export UV_NATIVE_TLS ?= 1

@@ -287,10 +287,11 @@ async def test_an_outage_is_seen_by_whoever_looks(tmp_path: Path) -> None:
         Down(stage, kind=UNAVAILABLE, lasts_s=20, after=80)
         seen: list[tuple[Wait, ...]] = []
         lives: list[Live] = []
+        # A busy machine's disk may be slow just then, which is a reason of its own.
+        busy_disk = "disk"
 
         def look() -> None:
-            # A busy machine's disk may be slow just then, which is a reason of its own.
-            seen.append(tuple(w for w in lives[0].waits() if w.reason != "disk"))
+            seen.append(tuple(w for w in lives[0].waits() if w.reason != busy_disk))
 
         def probed() -> bool:
             return "outage.probed" in stage.diagnostics.getvalue()
@@ -305,6 +306,7 @@ async def test_an_outage_is_seen_by_whoever_looks(tmp_path: Path) -> None:
         assert lives[0].waits() == ()
         (held,) = run.held("outage")
         released = [e for e in run.events if e["event"] == "throttle.released"]
-        assert [e["reason"] for e in released] == ["outage"]
-        assert released[0]["held_s"] == pytest.approx(run.summary.waits["outage"], abs=0.01)
+        (ended,) = [e for e in released if e["reason"] != busy_disk]
+        assert ended["reason"] == "outage"
+        assert ended["held_s"] == pytest.approx(run.summary.waits["outage"], abs=0.01)
         assert held["until"] is None

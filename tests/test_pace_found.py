@@ -61,9 +61,10 @@ async def test_what_a_run_has_learned_is_where_the_next_begins(tmp_path: Path) -
         assert learned is not None
         assert learned.is_limit
         assert learned.rate_per_s == pytest.approx(10, rel=0.25)
-        assert unknowing > 12
-        assert knowing <= learned.rate_per_s / 2 + 2
-        assert on_another_host > 12
+        cautious = learned.rate_per_s / 2 + 2
+        assert knowing <= cautious
+        assert unknowing > cautious
+        assert on_another_host > cautious
         # What it has found is kept in turn.
         assert second.opened.folder.read().learned is not None
 
