@@ -74,14 +74,22 @@ class Api:
         self._trust_env = trust_env
         self._user_agent = f"syncshift/{version} Python/{platform.python_version()}"
         self._session: aiohttp.ClientSession | None = None
+        self._afresh: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
-        self._session = aiohttp.ClientSession(
-            # As many as the throttle lets out: a request that waited in the pool
-            # would spend its own time limit there.
-            connector=_Connector(
-                limit=self._concurrency, ttl_dns_cache=_DNS_CACHE_S, keepalive_timeout=15.0
-            ),
+        # As many as the throttle lets out: a request that waited in the pool
+        # would spend its own time limit there.
+        self._session = self._opened(
+            _Connector(limit=self._concurrency, ttl_dns_cache=_DNS_CACHE_S, keepalive_timeout=15.0)
+        )
+        self._afresh = self._opened(
+            _Connector(limit=self._concurrency, ttl_dns_cache=_DNS_CACHE_S, force_close=True)
+        )
+        return self
+
+    def _opened(self, connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
+        session = aiohttp.ClientSession(
+            connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={
                 "User-Agent": self._user_agent,
@@ -94,8 +102,8 @@ class Api:
         )
         # aiohttp would send a read that was cut off once more by itself: past the
         # throttle, and into an outage.
-        self._session._retry_connection = False
-        return self
+        session._retry_connection = False
+        return session
 
     async def __aexit__(
         self,
@@ -103,16 +111,21 @@ class Api:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._session is not None:
-            await self._session.close()
+        for session in (self._session, self._afresh):
+            if session is not None:
+                await session.close()
 
-    async def send(self, request: Request, authorization: str) -> Response | Fault:
+    async def send(
+        self, request: Request, authorization: str, *, afresh: bool = False
+    ) -> Response | Fault:
         """Send *request* with *authorization* as its Authorization header.
 
+        *afresh*: over a connection of its own, which nobody used before and nobody will again.
         Never raises for what the network or the server did. Cancellation
         passes through.
         """
-        assert self._session is not None  # noqa: S101  # entered by whoever made it
+        session = self._afresh if afresh else self._session
+        assert session is not None  # noqa: S101  # entered by whoever made it
         headers: dict[str, str] = {hdrs.AUTHORIZATION: authorization}
         if request.body is not None:
             headers[hdrs.CONTENT_TYPE] = "application/json"
@@ -123,7 +136,7 @@ class Api:
             url = self._base.with_path(self._prefix + encode_path(request.segments), encoded=True)
             # Not as a context manager: an answer that was read to its end gives its connection
             # back by itself, and what ends early is closed below.
-            answer = await self._session.request(
+            answer = await session.request(
                 request.method,
                 url.with_query(request.query) if request.query else url,
                 data=request.body,

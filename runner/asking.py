@@ -43,11 +43,13 @@ class ReadsOnly:
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
 
-    async def send(self, request: Request, authorization: str) -> Response | Fault:
+    async def send(
+        self, request: Request, authorization: str, *, afresh: bool = False
+    ) -> Response | Fault:
         """Send *request* if it is a GET without a body."""
         if request.method != "GET" or request.body is not None:
             return Fault(FaultKind.UNSENDABLE, "only reads may be sent now")
-        return await self._transport.send(request, authorization)
+        return await self._transport.send(request, authorization, afresh=afresh)
 
 
 class Looker:

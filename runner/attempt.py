@@ -42,8 +42,13 @@ class Clocks(msgspec.Struct, frozen=True):
 class Transport(Protocol):
     """What sends one request; `runner.api.Api` is the one there is."""
 
-    async def send(self, request: Request, authorization: str) -> Response | Fault:
-        """Send *request*; return the answer or what came instead. Never raises for the network."""
+    async def send(
+        self, request: Request, authorization: str, *, afresh: bool = False
+    ) -> Response | Fault:
+        """Send *request*; return the answer or what came instead. Never raises for the network.
+
+        *afresh*: over a connection that nobody used before.
+        """
         ...
 
 
@@ -112,13 +117,17 @@ class Sender:
         understands: Callable[[Response], bool],
         *,
         approached: bool = False,
+        afresh: bool = False,
     ) -> Attempt:
         """Make one attempt; a token that was not accepted is replaced once.
 
-        *understands* tells whether a good answer speaks of what was asked.
+        *understands* tells whether a good answer speaks of what was asked, *afresh* asks for
+        a connection that nobody used before.
         Raises `Closing` when the run ends before it can be sent.
         """
-        used, attempt = await self.send(request, change, understands, approached=approached)
+        used, attempt = await self.send(
+            request, change, understands, approached=approached, afresh=afresh
+        )
         if attempt.ruling.verdict is Verdict.AUTH:
             if isinstance(attempt.result, Response):
                 self.tokens.learn_server_time(attempt.result.date or "")
@@ -135,6 +144,7 @@ class Sender:
         understands: Callable[[Response], bool],
         *,
         approached: bool = False,
+        afresh: bool = False,
         probe: bool = False,
     ) -> tuple[str, Attempt]:
         """Send *request* once; return the header used and the attempt. Raises `Closing`."""
@@ -153,7 +163,7 @@ class Sender:
         in_flight = self._throttle.in_flight
         sent_at = self.clocks.steady()
         try:
-            result = await self._transport.send(request, header)
+            result = await self._transport.send(request, header, afresh=afresh)
             result, understood, ruling = self._judge(request, change, result, understands)
             charge = self._learn(result, ruling, sent_at=sent_at, user=user, in_flight=in_flight)
         finally:

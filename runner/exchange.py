@@ -188,7 +188,10 @@ class _Insistence:
                 self._ended = True
                 self._landed = found is Doubt.LANDED
                 return self._last
-        return await self._sender.attempt(self._request, self._change, self._understands)
+        # Many connections die together: the next one of the pool may be as dead as the first.
+        return await self._sender.attempt(
+            self._request, self._change, self._understands, afresh=self._resend_free
+        )
 
     async def _weigh(self, attempt: Attempt) -> None:
         """Count the attempt, unless it was the server that failed and not the row."""

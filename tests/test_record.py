@@ -234,7 +234,9 @@ class Post:
         self.received = set[str]()
         """Syncs whose PATCH was answered, and the answer handed over."""
 
-    async def send(self, request: Request, authorization: str) -> Response | Fault:
+    async def send(
+        self, request: Request, authorization: str, *, afresh: bool = False
+    ) -> Response | Fault:
         """Answer a read with another frequency, and a write with what it asks for."""
         sync_id = request.segments[-1]
         if request.body is None:

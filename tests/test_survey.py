@@ -219,7 +219,9 @@ async def test_a_transport_for_reads_passes_nothing_else() -> None:
         def __init__(self) -> None:
             self.sent: list[Request] = []
 
-        async def send(self, request: Request, authorization: str) -> Response | Fault:
+        async def send(
+            self, request: Request, authorization: str, *, afresh: bool = False
+        ) -> Response | Fault:
             self.sent.append(request)
             return Response(200, b"{}")
 
