@@ -12,6 +12,8 @@ from runner.results import FAILED_FILE, SUCCEEDED_FILE, UNPROCESSED_FILE
 from runner.simulator import PASSING, Fault, Faults
 from tests.stage import Run, Stage, in_fast_motion
 
+pytestmark = pytest.mark.no_cover
+
 SLOWING = (Fault.HTTP_429, Fault.HTTP_503_WAIT)
 STRANGE = (
     Fault.NOT_JSON,
