@@ -52,7 +52,7 @@ def assert_all_kinds_were_met(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "users"), [(2_500, 125), pytest.param(10_000, 500, marks=pytest.mark.long)]
+    ("rows", "users"), [(1_200, 60), pytest.param(10_000, 500, marks=pytest.mark.long)]
 )
 @in_fast_motion(40)
 async def test_i13_rows_that_meet_faults_of_every_kind(
