@@ -12,6 +12,8 @@ import pytest
 from runner.simulator import Faults, OutageKind, RetryAfter
 from tests.commands import INTERRUPTS, Command, Stage, journal, table, until
 
+pytestmark = pytest.mark.no_cover
+
 MOVE = ("run", "migrate-credentials")
 ROWS = 60
 IN_FLIGHT = 5

@@ -15,6 +15,8 @@ import pytest
 from runner.simulator import Faults
 from tests.commands import Command, Stage, journal, until
 
+pytestmark = pytest.mark.no_cover
+
 MOVE = ("run", "migrate-credentials")
 ROWS = 3_000
 

@@ -16,6 +16,8 @@ from runner.pipeline import workers_for
 from runner.simulator import Faults
 from tests.commands import NEW, Command, Stage, journal, table, until
 
+pytestmark = pytest.mark.no_cover
+
 MOVE = ("run", "migrate-credentials")
 ROWS = 120
 IN_FLIGHT = 6

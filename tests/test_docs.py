@@ -470,6 +470,7 @@ def in_order(lines: list[str], shown: list[str]) -> list[str]:
     return [line for line in lines if line not in rest]
 
 
+@pytest.mark.no_cover
 def test_readmes_session_is_real(tmp_path: Path) -> None:
     """Each command of README's session can be given as it stands, and says what is shown there."""
     told = session()

@@ -15,6 +15,8 @@ from runner.simulator import Behavior, Fault, SyncRecord
 from tests.commands import NEW, ROOT, Stage, until
 from tests.sessions import play, session
 
+pytestmark = pytest.mark.no_cover
+
 OLD = "11111111-2222-4333-8444-555555555555"
 FRIDAY = ("run", "migrate-credentials", "moves.csv", "--run-id", "friday", "--yes", "--quiet")
 PAGES = [page for page in sorted((ROOT / "docs").glob("*.md")) if session(page)]

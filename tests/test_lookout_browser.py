@@ -15,6 +15,8 @@ from playwright.sync_api import Browser, Page, expect
 from tests.browsers import AXE, launched, missing
 from tests.commands import NEW, Command, Stage, journal, until
 
+pytestmark = pytest.mark.no_cover
+
 MOVE = ("run", "migrate-credentials")
 
 

@@ -23,6 +23,8 @@ from tests.pages import Made, eventful, varied
 from tests.stage import MIGRATE, NEW, OLD
 from tests.test_page import HOSTILE
 
+pytestmark = pytest.mark.no_cover
+
 WIDTHS = (400, 1000, 1600)
 Scheme = Literal["light", "dark"]
 

@@ -14,6 +14,8 @@ from runner.simulator import Faults
 from tests.commands import Command, Stage, journal, until
 from tests.crowds import MOVE, UNMEASURED, check_whole, kill, until_alone, workers_of
 
+pytestmark = pytest.mark.no_cover
+
 ROWS = 240
 IN_FLIGHT = 8
 KILLS = 4

@@ -235,7 +235,7 @@ def test_a_value_that_cannot_be_set_is_irreversible() -> None:
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("kills", [6, pytest.param(25, marks=pytest.mark.long)])
+@pytest.mark.parametrize("kills", [4, pytest.param(25, marks=pytest.mark.long)])
 def test_d12_a_run_killed_at_any_moment_is_rolled_back_whole(kills: int, tmp_path: Path) -> None:
     """Killed at random moments and never resumed: every sync that it touched is restored."""
     chance = random.Random(12)

@@ -19,6 +19,8 @@ from runner.page import PAGE
 from runner.simulator import Fault, Faults, OutageKind
 from tests.commands import Command, Stage, install_job, journal, signing_key, table, until
 
+pytestmark = pytest.mark.no_cover
+
 MOVE = ("run", "migrate-credentials")
 DEBUG = ("--yes", "--log-level", "debug")
 QUICK = ("--max-attempts", "2", "--max-failures", "100%", "--max-outage", "2s", "--drain", "1s")

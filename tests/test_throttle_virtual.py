@@ -15,6 +15,8 @@ from benchmarks.throttle.scenarios import STEADY, Minute, Steady, many
 from benchmarks.throttle.servers import Bucket, Told
 from runner.throttle import Learned, Throttle
 
+pytestmark = pytest.mark.no_cover
+
 SEEDS = range(3)
 BREVITY = 0.2
 LEAST_S = 90.0
