@@ -53,7 +53,8 @@ class Turnstile:
         """Of these, those of users who have a lane: they take up nobody's room."""
         self._is_due = False
         """Whether `_pump` runs in this turn of the loop, for all whose slots came back."""
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
+        self._timer_at = 0.0
         self.closed = False
         """Whether nobody passes any more."""
         self._closing = asyncio.Event()
@@ -276,10 +277,10 @@ class Turnstile:
             wait = max(_TIMER_GRAIN_S, wait - _TIMER_GRAIN_S)
         at = loop.time() + wait
         if self._timer is not None:
-            if self._timer.when() <= at + _TIMER_NEAR_S:
+            if self._timer_at <= at + _TIMER_NEAR_S:
                 return  # it will look again, and set another one
             self._timer.cancel()
-        self._timer = loop.call_at(at, self._look_now)
+        self._timer, self._timer_at = loop.call_at(at, self._look_now), at
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
