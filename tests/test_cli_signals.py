@@ -165,7 +165,7 @@ def test_s3_rows_that_wait_leave_at_once(stage: Stage, wait: str) -> None:
     command.signal(signal.SIGTERM)
     command.wait()
 
-    assert time.monotonic() - began < 1.5
+    assert time.monotonic() - began < 3
     assert command.code == 143, command.err
     assert len(stage.audit) <= asked + (wait == "outage")
     assert len(journal(stage.folder("x") / "report.jsonl")) < ROWS

@@ -204,7 +204,7 @@ async def test_an_outage_beyond_max_outage_stops_the_run_resumably(
 
 @pytest.mark.parametrize("concurrency", [1, C])
 @pytest.mark.parametrize("rows", [1, 100])
-@in_fast_motion(40)
+@in_fast_motion(15)
 async def test_a_host_that_was_never_reached_stops_the_run(
     rows: int, concurrency: int, tmp_path: Path
 ) -> None:
@@ -222,7 +222,7 @@ async def test_a_host_that_was_never_reached_stops_the_run(
         assert run.table("failed.csv") == []
 
 
-@in_fast_motion(20)
+@in_fast_motion(8)
 async def test_a_short_max_outage_goes_for_a_host_never_reached_too(tmp_path: Path) -> None:
     """Whoever wants to wait for less than half a minute waits for less."""
     async with Stage(tmp_path, max_outage="4s") as stage:

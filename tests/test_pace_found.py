@@ -100,7 +100,7 @@ async def test_a_limit_that_the_server_tells_of_is_kept_to(tmp_path: Path) -> No
         assert len(rest) <= 40 * (rest[-1] - since) + 2
 
 
-@in_fast_motion(10)
+@in_fast_motion(4)
 async def test_a_lane_is_told_of_when_it_opens_and_when_it_closes(tmp_path: Path) -> None:
     """Whose requests went one at a time, and until when, stands in events.jsonl."""
     async with Stage(tmp_path, faults=Faults(retry_after_s=1)) as stage:

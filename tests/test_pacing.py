@@ -55,7 +55,7 @@ async def test_retries_pay_for_their_turn_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize("concurrency", [1, 3, 16])
 async def test_no_more_are_in_flight_than_allowed(concurrency: int, tmp_path: Path) -> None:
     """--concurrency is a ceiling, reads and retries included, and it is made use of."""
-    faults = Faults(latency_s=0.01, http_503=0.05, drop_after=0.05)
+    faults = Faults(latency_s=0.03, http_503=0.05, drop_after=0.05)
     async with Stage(tmp_path, faults=faults, concurrency=concurrency) as stage:
         stage.seed(30 + 10 * concurrency, users=5)
         run = await stage.run(max_failures="100%")
@@ -95,7 +95,7 @@ async def test_t7_nothing_starts_inside_a_hold(
 
 
 @pytest.mark.parametrize("form", [RetryAfter.SECONDS, RetryAfter.DATE])
-@in_fast_motion(10)
+@in_fast_motion(4)
 async def test_h4_one_users_wait_is_that_users_alone(form: RetryAfter, tmp_path: Path) -> None:
     """H4: a wait that one user was told is kept to by that user's requests; the others go on."""
     faults = Faults(retry_after=form, retry_after_s=4)
