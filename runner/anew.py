@@ -9,7 +9,7 @@ import msgspec
 from runner.errors import RunChanged
 from runner.settings import Resolved, Settings
 
-_ANEW = {"rate", "concurrency", "max_failures", "max_resyncs", "timeout_s", "processes"}
+_ANEW = {"rate", "concurrency", "max_failures", "max_resyncs", "timeout_s", "processes", "engine"}
 """Settings that may be given anew when a run is resumed."""
 _ROLLOUT = frozenset(
     {"waves", "seed", "soak_s", "gates", "approve", "strict", "start_at", "window", "spread_s"}

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self, TypeAlias, TypeVar
 
+from runner.cli.elsewhere import Workers, field_of, leave_to_workers, may_be_carried
 from runner.cli.flags import Asking, Output, Telemetry, told
 from runner.errors import NotConfirmed, SettingsError, SyncshiftError
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from runner.opening import Opened
     from runner.results import Summary
     from runner.run import Crowd
+    from runner.run.field import Field
     from runner.settings import Resolved
 
 _T = TypeVar("_T")
@@ -94,7 +96,12 @@ def _somebody_is_there() -> bool:
 
 
 def see_through(
-    open_run: _Opens, *, asking: Asking, output: Output, telemetry: Telemetry = Telemetry()
+    open_run: _Opens,
+    *,
+    asking: Asking,
+    output: Output,
+    telemetry: Telemetry = Telemetry(),
+    workers: Workers = Workers(),
 ) -> int:
     """Open a run, ask, carry it to its end, tell what came of it; return the exit code.
 
@@ -103,10 +110,12 @@ def see_through(
     from runner.cli.measuring import measured
 
     with measured(telemetry, quiet=output.quiet) as measuring:
-        return _see_through(open_run, asking, output, measuring)
+        return _see_through(open_run, asking, output, measuring, workers)
 
 
-def _see_through(open_run: _Opens, asking: Asking, output: Output, measuring: Measuring) -> int:
+def _see_through(
+    open_run: _Opens, asking: Asking, output: Output, measuring: Measuring, workers: Workers
+) -> int:
     from runner.cli import screen
     from runner.opening import give_up
     from runner.run import gather, may_be_shared
@@ -115,7 +124,10 @@ def _see_through(open_run: _Opens, asking: Asking, output: Output, measuring: Me
     if opened.resumed and opened.manifest.state == "finished":
         return _tell_again(opened, output)
     try:
-        may_be_shared(opened.settings, watched=measuring.witness is not None)
+        watched = measuring.witness is not None
+        may_be_carried(opened.settings, workers, watched=watched)
+        may_be_shared(opened.settings, watched=watched)
+        field = field_of(opened.settings, workers)
         _confirm(opened, asking, output)
     except KeyboardInterrupt:
         opened.tokens.close()
@@ -127,13 +139,15 @@ def _see_through(open_run: _Opens, asking: Asking, output: Output, measuring: Me
     except SyncshiftError as refusal:
         give_up(opened, refusal)
         raise
+    if workers.detach and opened.left:
+        return leave_to_workers(opened, workers, quiet=output.quiet)
     # Before there is a thread, or an event loop: they do not go with a process that is forked.
-    crowd = gather(opened, _in_a_loop)
+    crowd = gather(opened, in_a_loop) if field is None else None
     if asking.ui:
         from runner.cli.watching import tell_of_page
 
         tell_of_page(opened.folder)
-    summary = _carry(opened, measuring, crowd=crowd, quiet=output.quiet)
+    summary = _carry(opened, measuring, crowd=crowd, field=field, quiet=output.quiet)
     _tell(opened, summary, output)
     code = summary.exit_code
     return 1 if code is None else code
@@ -177,14 +191,21 @@ def _tell_again(opened: Opened, output: Output) -> int:
     return summary.exit_code or 0
 
 
-def _carry(opened: Opened, measuring: Measuring, *, crowd: Crowd | None, quiet: bool) -> Summary:
+def _carry(
+    opened: Opened,
+    measuring: Measuring,
+    *,
+    crowd: Crowd | None,
+    field: Field | None,
+    quiet: bool,
+) -> Summary:
     from runner.run import carry_out
 
     with _Stand(quiet=quiet) as stand:
         decide = stand.decide if _somebody_is_there() else None
         show = measuring.also(opened, stand.show)
         carrying = partial(carry_out, opened, show=show, leave=stand.leave, decide=decide)
-        return _in_a_loop(partial(carrying, crowd=crowd, witness=measuring.witness))
+        return in_a_loop(partial(carrying, crowd=crowd, field=field, witness=measuring.witness))
 
 
 def shown(work: _Work[_T], *, quiet: bool) -> _T:
@@ -193,10 +214,11 @@ def shown(work: _Work[_T], *, quiet: bool) -> _T:
     It is handed what shows its live figures, and what ends the process at once.
     """
     with _Stand(quiet=quiet) as stand:
-        return _in_a_loop(partial(work, show=stand.show, leave=stand.leave))
+        return in_a_loop(partial(work, show=stand.show, leave=stand.leave))
 
 
-def _in_a_loop(work: Callable[[], Awaitable[_T]]) -> _T:
+def in_a_loop(work: Callable[[], Awaitable[_T]]) -> _T:
+    """Do *work* in an event loop, and return what it returns."""
     import anyio
 
     async def main() -> _T:

@@ -21,6 +21,7 @@ from runner.cli import (
     runs,
     undoing,
     watching,
+    working,
 )
 from runner.errors import SettingsError, SyncshiftError
 from runner.version import VERSION
@@ -65,6 +66,8 @@ app.command(making.make_input, name="input")
 app.command(doctoring.doctor)
 app.command(doctoring.config)
 app.command(completing.completion)
+app.command(working.worker)
+app.command(working.engine)
 
 
 def run_words(words: Sequence[str]) -> int:

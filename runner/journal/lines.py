@@ -187,18 +187,25 @@ class Committer:
         while (job := self._jobs.get()) is not None:
             failure = None
             try:
-                for journal, data in job:
-                    write_whole(journal.fd, data)
-                for journal, _ in job:
-                    self._sync(journal.fd)
-                    if os.fstat(journal.fd).st_nlink == 0:
-                        raise FileNotFoundError(2, "the file was removed")
-            except OSError as error:
-                failure = DiskFault(
-                    f"{journal.path}: cannot be written ({error.strerror or error}); "
-                    "nothing more was sent. Make room or mend the disk, then resume the run"
-                )
+                self._write(job)
+            except DiskFault as fault:
+                failure = fault
             self._loop.call_soon_threadsafe(self._done, failure)
+
+    def _write(self, job: list[tuple[Journal, bytes]]) -> None:
+        """Return once all of *job* is durable. Runs in a thread; raises `DiskFault`."""
+        try:
+            for journal, data in job:
+                write_whole(journal.fd, data)
+            for journal, _ in job:
+                self._sync(journal.fd)
+                if os.fstat(journal.fd).st_nlink == 0:
+                    raise FileNotFoundError(2, "the file was removed")
+        except OSError as error:
+            raise DiskFault(
+                f"{journal.path}: cannot be written ({error.strerror or error}); "
+                "nothing more was sent. Make room or mend the disk, then resume the run"
+            ) from error
 
     def _done(self, failure: DiskFault | None) -> None:
         group, self._group = self._group, []

@@ -1,0 +1,73 @@
+"""Connections to the database, and what it means when there is none.
+
+A connection that breaks is not mended: whoever held it lets go of all that went by it, and begins
+anew with another one. Only whoever leads a run, or looks at one, waits here for the server.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import psycopg
+
+from runner.errors import DatabaseAway, EngineNotReady
+from runner.postgres.dsn import place_of
+from runner.secret import Secret
+
+_FIRST_WAIT_S = 0.1
+_LONGEST_WAIT_S = 2.0
+
+_T = TypeVar("_T")
+
+Row = tuple[Any, ...]
+GONE = (psycopg.OperationalError, psycopg.InterfaceError)
+"""What is raised when the server, or the way to it, is gone."""
+
+
+def backoff_s(tries: int) -> float:
+    """Return how long to wait after so many tries that came to nothing."""
+    return min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2.0 ** min(tries, 10))
+
+
+@contextmanager
+def connected(dsn: Secret) -> Iterator[psycopg.Connection[Row]]:
+    """Yield a connection that commits each statement. Raises `DatabaseAway`."""
+    try:
+        with psycopg.connect(dsn.reveal(), autocommit=True) as connection:
+            yield connection
+    except GONE as error:
+        raise away(dsn, error) from None
+    except psycopg.errors.UndefinedTable:
+        raise EngineNotReady(
+            f"{place_of(dsn)}: holds nothing for Syncshift yet; run `syncshift engine init` once"
+        ) from None
+
+
+def away(dsn: Secret, error: BaseException) -> DatabaseAway:
+    """Return the error that tells of a database that cannot be reached."""
+    said = str(error.__cause__ or error).strip().splitlines()
+    why = said[-1].strip() if said else type(error).__name__
+    return DatabaseAway(
+        f"{place_of(dsn)}: cannot be reached ({why}); what was committed is kept. See that it is "
+        "there, then try again, or resume the run"
+    )
+
+
+def patiently(dsn: Secret, patience_s: float, do: Callable[[psycopg.Connection[Row]], _T]) -> _T:
+    """Do something, again and again until the server was there for it. Blocks.
+
+    *do* may be done twice. Raises `DatabaseAway` once it has failed for *patience_s*.
+    """
+    gives_up_at, tries = time.monotonic() + patience_s, 0
+    while True:
+        try:
+            with connected(dsn) as connection:
+                return do(connection)
+        except DatabaseAway:
+            if time.monotonic() > gives_up_at:
+                raise
+        time.sleep(backoff_s(tries))
+        tries += 1
