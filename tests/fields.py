@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Mapping
@@ -25,6 +26,7 @@ class FieldStage(Stage):
         super().__init__(home, **knobs)
         self.server = server
         self.dsn = server.database()
+        self._workers: list[Command] = []
         dsn = find_dsn(flag=self.dsn, file=None, environment={})
         assert dsn is not None
         init(dsn)
@@ -34,15 +36,22 @@ class FieldStage(Stage):
         self.environment["SYNCSHIFT_DSN"] = self.dsn
         return self
 
+    def __exit__(self, *error: Any) -> None:
+        # Told to leave, they take those with them that lead for them.
+        stop_all(self._workers)
+        super().__exit__(*error)
+
     def workers(self, count: int, *, env: Mapping[str, str | None] | None = None) -> list[Command]:
         """Start so many workers, and return them once all are there."""
         before = self.counted("procrastinate_workers")
-        started = [self.start("worker", "--quiet", env=env) for _ in range(count)]
+        there = {"SYNCSHIFT_RUNS": str(self.home / "elsewhere"), **(env or {})}
+        started = [self.start("worker", "--quiet", env=there) for _ in range(count)]
         # Each takes part with four: shards, shards of dead workers, leading, the queue itself.
         until(
             lambda: self.counted("procrastinate_workers") >= before + 4 * count,
             "workers are there",
         )
+        self._workers += started
         return started
 
     def ask(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
@@ -50,6 +59,13 @@ class FieldStage(Stage):
         options = "-c search_path=syncshift"
         with psycopg.connect(self.dsn, options=options, autocommit=True) as connection:
             return connection.execute(query.encode(), values).fetchall()
+
+    def manifest_there(self, run_id: str) -> dict[str, Any]:
+        """Return a run's manifest as the database has it."""
+        found: dict[str, Any] = json.loads(
+            bytes(self.ask("SELECT manifest FROM run WHERE id = %s", run_id)[0][0])
+        )
+        return found
 
     def counted(self, table: str) -> int:
         """Return how many rows a table of the engine has."""

@@ -12,10 +12,11 @@ from types import TracebackType
 from typing import Any, Self
 
 import anyio
+import anyio.lowlevel
 import msgspec
 import psycopg
 
-from runner.engine import GivenUp, Lease, Orders, Reason, Shard, Told
+from runner.engine import AHEAD_S, GivenUp, Lease, Orders, Reason, Shard, Told
 from runner.log import diagnostics
 from runner.postgres.common import (
     Common,
@@ -36,11 +37,19 @@ _HEARD_S = 4.0
 """A shard is taken from nobody who was heard of so lately."""
 _MOST_ATTEMPTS = 50
 _SILENT_MS = 1500
+_LET_GO_S = 1.0
+_LOOK_EVERY_S = 0.1
+_SOON_S = 0.02
 _READ = """
 SELECT r.common, extract(epoch FROM clock_timestamp())::float8, s.fence,
     extract(epoch FROM clock_timestamp() - r.led_at)::float8
 FROM run r JOIN shard s ON s.run = r.id AND s.number = %s
 WHERE r.id = %s AND r.session = %s FOR NO KEY UPDATE OF r
+"""
+
+_HOLD = """
+SELECT common, extract(epoch FROM clock_timestamp())::float8 FROM run
+WHERE id = %s AND session = %s FOR NO KEY UPDATE
 """
 
 Connection = psycopg.AsyncConnection[tuple[Any, ...]]
@@ -52,6 +61,9 @@ class Begun(msgspec.Struct, frozen=True):
     shard: Shard
     began: str
     """When the run, or its wave, began to send."""
+
+
+_BY_ANOTHER = Begun(Shard(0, 0, 0), "")
 
 
 class SqlBoard:
@@ -122,6 +134,26 @@ class SqlBoard:
         """From now on no shard ends here: what is left of each is for others."""
         self._leaving = True
 
+    async def join(self) -> int:
+        """Return how many requests may be in flight here, once others have let go of so many.
+
+        Raises what psycopg does.
+        """
+        gives_up_at = self._clock() + _LET_GO_S
+        while True:
+            async with self._words, self._telling.transaction():
+                found = await self._telling.execute(_HOLD, (self._run, self._session))
+                row = await found.fetchone()
+                if row is None:
+                    return 1
+                common = decode_common(row[0])
+                share, is_fair = common.join(self._worker, now=row[1])
+                self._rate = common.rate
+                await self._write(common)
+            if is_fair or self._clock() > gives_up_at:
+                return share
+            await anyio.sleep(_LOOK_EVERY_S)
+
     async def batch_of(self, number: int) -> int | None:
         """Return with which batch a shard was submitted; None: it is of another session."""
         async with self._words:
@@ -142,37 +174,44 @@ class SqlBoard:
         while True:
             if not self.is_fresh():
                 raise GivenUp
-            began = self._clock()
-            async with self._words, self._telling.transaction():
-                row = await self._read(number)
-                if row is None:
-                    return None
-                common, now, fence, _ = row
-                before = await self._one(
-                    "SELECT worker, over, first_row, last_row, wave, starts_at"
-                    " FROM shard WHERE run = %s AND number = %s",
-                    (self._run, number),
-                )
-                worker, over, first, last, wave, starts_at = before
-                if over:
-                    return None
-                heard = common.crew.get(worker)
-                if worker == self._worker or heard is None or heard.seen < now - _HEARD_S:
-                    if fence >= _MOST_ATTEMPTS:
-                        common.end(_hopeless(number, fence))
-                    shard = Shard(number, first, last, wave, fence + 1, starts_at)
-                    common.begin(shard)
-                    await self._telling.execute(
-                        "UPDATE shard SET fence = %s, worker = %s WHERE run = %s AND number = %s",
-                        (shard.fence, self._worker, self._run, number),
-                    )
-                    await self._write(common)
-                    self._rate = common.rate
-                    if not self._carried:
-                        self._touched = began
-                    self._carried += 1
-                    return Begun(shard, common.began)
-            await anyio.sleep(0.25)
+            with anyio.CancelScope(shield=True):
+                begun = await self._begin(number)
+            if begun is not _BY_ANOTHER:
+                return begun
+            await anyio.sleep(_LOOK_EVERY_S)
+
+    async def _begin(self, number: int) -> Begun | None:
+        """Try to take up a shard; `_BY_ANOTHER` while that may still send something."""
+        began = self._clock()
+        async with self._words, self._telling.transaction():
+            row = await self._read(number)
+            if row is None:
+                return None
+            common, now, fence, _ = row
+            worker, over, first, last, wave, starts_at = await self._one(
+                "SELECT worker, over, first_row, last_row, wave, starts_at"
+                " FROM shard WHERE run = %s AND number = %s",
+                (self._run, number),
+            )
+            if over:
+                return None
+            heard = common.crew.get(worker)
+            if worker != self._worker and heard is not None and heard.seen > now - _HEARD_S:
+                return _BY_ANOTHER
+            if fence >= _MOST_ATTEMPTS:
+                common.end(_hopeless(number, fence))
+            shard = Shard(number, first, last, wave, fence + 1, starts_at)
+            common.begin(shard)
+            await self._telling.execute(
+                "UPDATE shard SET fence = %s, worker = %s WHERE run = %s AND number = %s",
+                (shard.fence, self._worker, self._run, number),
+            )
+            await self._write(common)
+        if not self._carried:
+            self._touched = began
+        self._carried += 1
+        self._rate = common.rate
+        return Begun(shard, common.began)
 
     def done(self) -> None:
         """Take in that nothing is carried any more of a shard that was begun."""
@@ -180,16 +219,18 @@ class SqlBoard:
 
     async def tell(self, told: Told) -> Orders:
         """Tell of a shard, and return what holds from now on. Raises `GivenUp`."""
+        await anyio.lowlevel.checkpoint()  # here it may be canceled, and nowhere below
         began = self._clock()
         if told.fault is not None and told.fault.kind == LostTouch.__name__:
             self._lost = True
         if not self.is_fresh() or (self._leaving and told.is_over):
             raise GivenUp
         try:
-            with anyio.fail_after(FRESH_S):
+            # A word that is broken off would break the connection, which other shards share.
+            with anyio.fail_after(FRESH_S, shield=True):
                 orders = await self._tell(told)
         except (*GONE, TimeoutError) as error:
-            self._lose(type(error).__name__)
+            self._lose(f"{type(error).__name__}: {error}")
             raise GivenUp from None
         self._touched = max(self._touched, began)
         if told.is_read:
@@ -227,10 +268,15 @@ class SqlBoard:
         if self._rate is None:
             return None
         try:
-            with anyio.fail_after(FRESH_S):
-                return await self._lease(departures, self._rate)
+            while True:
+                with anyio.fail_after(FRESH_S):
+                    leased = await self._lease(departures, self._rate)
+                if leased.departures:
+                    return leased
+                # Whoever has nothing leased is woken by nothing else.
+                await anyio.sleep(max(_SOON_S, leased.begins_in_s - AHEAD_S))
         except (*GONE, TimeoutError) as error:
-            self._lose(type(error).__name__)
+            self._lose(f"{type(error).__name__}: {error}")
             raise GivenUp from None
 
     async def _lease(self, departures: int, rate: float) -> Lease:
@@ -262,10 +308,7 @@ class SqlBoard:
     async def farewell(self) -> None:
         """Say that this worker carries nothing of the run any more: others need not wait."""
         async with self._words, self._telling.transaction():
-            found = await self._telling.execute(
-                "SELECT common FROM run WHERE id = %s AND session = %s FOR NO KEY UPDATE",
-                (self._run, self._session),
-            )
+            found = await self._telling.execute(_HOLD, (self._run, self._session))
             row = await found.fetchone()
             if row is not None:
                 common = decode_common(row[0])

@@ -86,6 +86,12 @@ class Common(msgspec.Struct, kw_only=True):
         """End the run; the first reason stands."""
         self.ledger.end(reason)
 
+    def join(self, worker: str, *, now: float) -> tuple[int, bool]:
+        """Have *worker* be one of the crew; return its share, and whether others have let go."""
+        self.crew.setdefault(worker, Member(now, 0)).seen = now
+        share = self._share(worker, now)
+        return share, share >= self.concurrency // len(self.crew)
+
     def there(self, now: float) -> int:
         """Return how many workers carry something."""
         return sum(member.seen > now - SILENT_S for member in self.crew.values())

@@ -180,7 +180,8 @@ class Crews:
     def _end(self, run: str, session: int, why: Reason) -> None:
         with connected(self._dsn) as connection, connection.transaction():
             row = connection.execute(
-                "SELECT common FROM run WHERE id = %s AND session = %s FOR NO KEY UPDATE", (run, session)
+                "SELECT common FROM run WHERE id = %s AND session = %s FOR NO KEY UPDATE",
+                (run, session),
             ).fetchone()
             if row is not None:
                 common = decode_common(row[0])

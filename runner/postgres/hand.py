@@ -90,9 +90,9 @@ class Hand:
                 )
             )
             pacer = LeasedPacer(_START_PER_S)
+            share = await self.board.join()
             self._asker = Asker(
-                # The board tells how many may be in flight; until then as few as can be.
-                msgspec.structs.replace(settings, concurrency=1),
+                msgspec.structs.replace(settings, concurrency=share),
                 clocks=Clocks(time.monotonic, time.time, random.random),
                 users=opened.checked.users,
                 pacer=pacer,
