@@ -41,6 +41,11 @@ def merged(own: Settings, resolved: Resolved, *, anew: Collection[str] = _ANEW) 
                 "leave that out, or begin a new run"
             )
     given = {name: getattr(now, name) for name in resolved.told.intersection(anew)}
+    if anew is _ANEW and own.engine == "postgres" and given.get("engine") == "local":
+        raise RunChanged(
+            "the run is carried by workers, and its rows are in PostgreSQL: --engine local "
+            "cannot go on with it; leave that out"
+        )
     return msgspec.structs.replace(own, **given)
 
 

@@ -34,9 +34,14 @@ class Timetable:
         return self._moments[self._of_row[row - 1] if known else 0]
 
     def takes(self, moment: str) -> Callable[[int], bool]:
-        """Return what tells whether a row starts at *moment*, RFC 3339."""
-        start_s = _seconds(moment)
-        return lambda row: self.start_s(row) == start_s
+        """Return what tells whether a row starts at *moment*, RFC 3339.
+
+        Rows that have no zone, for nothing is sent for them, go with the first one.
+        """
+        wanted = {_seconds(moment)}
+        if moment == self.starts[0].at:
+            wanted.add(0.0)
+        return lambda row: self.start_s(row) in wanted
 
     def at(self, start_s: float) -> tuple[Start, ...]:
         """Return the zones that start at that moment."""

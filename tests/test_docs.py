@@ -37,6 +37,7 @@ from runner.model import (
 )
 from runner.opening import INVALID
 from runner.page import PAGE
+from runner.postgres.store import SESSION
 from runner.record import EVENTS, REPORT, UNDO, Record
 from runner.results import (
     COLUMNS,
@@ -295,7 +296,7 @@ def test_findings_are_as_documented() -> None:
 def test_every_file_of_a_run_is_documented() -> None:
     """Whatever a run can leave in its folder has a line in the table of files."""
     ours = {MANIFEST, LOCK, UNDO, REPORT, EVENTS, INVALID, SUMMARY, PLAN, PAGE}
-    ours |= {"verify-TIME.jsonl"}
+    ours |= {"verify-TIME.jsonl", SESSION}
     results = {SUCCEEDED_FILE, FAILED_FILE, UNPROCESSED_FILE}
 
     inputs = {"input.csv", "input.jsonl"}

@@ -90,7 +90,7 @@ def _killed_and_stopped(home: Path, server: Server, *, rows: int, asleep_s: floa
 
 def test_a_killed_worker_and_a_stopped_one_lose_nothing(tmp_path: Path, pg: Server) -> None:
     """Others go on with their shards within 10 s, and who wakes up sends nothing for them."""
-    _killed_and_stopped(tmp_path, pg, rows=900, asleep_s=7.0)
+    _killed_and_stopped(tmp_path, pg, rows=700, asleep_s=6.0)
 
 
 @pytest.mark.long
@@ -129,7 +129,7 @@ def _without_a_server(home: Path, server: Server, *, rows: int, away_s: float) -
 def test_a_server_that_is_away_for_a_while_loses_nothing(tmp_path: Path) -> None:
     """Stopped as by a power cut: nothing lost, nothing sent unrecorded, workers come back."""
     with serving() as server:
-        _without_a_server(tmp_path, server, rows=600, away_s=2.0)
+        _without_a_server(tmp_path, server, rows=400, away_s=1.0)
 
 
 @pytest.mark.long

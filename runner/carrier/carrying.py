@@ -12,6 +12,7 @@ from typing import Any
 
 import anyio
 import anyio.to_thread
+import msgspec
 
 from runner.asking import Asker
 from runner.carrier.telling import Teller, Wanting
@@ -168,8 +169,11 @@ class _Part:
         self, carrier: Carrier, shard: Shard, exchanger: Exchanger, record: Record, own: Index
     ) -> None:
         opened, asker = carrier._opened, carrier._asker
+        if shard.starts_at is not None:
+            # It is begun when its rows start, by the clock that all who carry the run share.
+            opened = msgspec.structs.replace(opened, timetable=None)
         clocks = asker.clocks
-        self._carrier, self._opened, self._asker = carrier, opened, asker
+        self._carrier, self._opened, self._asker = carrier, carrier._opened, asker
         self._shard, self._exchanger, self._record = shard, exchanger, record
         self._rows = (shard.first_row, shard.last_row)
         self._index = JoinedIndex(carrier._index, own, self._rows)

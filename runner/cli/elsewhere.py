@@ -85,6 +85,7 @@ def may_be_carried(settings: Settings, workers: Workers, *, watched: bool) -> No
         "--metrics-port and --traces": watched,
         "--strict": settings.strict,
         "--max-resyncs-per": bool(settings.max_resyncs_per),
+        "--spread with --at": settings.at is not None and settings.spread_s is not None,
     }
     for flag, given in refused.items():
         if given:
@@ -184,7 +185,7 @@ def _is_elsewhere(run: str, runs_dir: Path) -> bool:
 def _must_be_installed() -> None:
     from importlib.util import find_spec
 
-    if any(find_spec(name) is None for name in ("cronsim", "procrastinate", "psycopg")):
+    if any(find_spec(name) is None for name in ("procrastinate", "psycopg")):
         raise SettingsError(
             "workers over PostgreSQL need the extra `postgres`: install syncshift[postgres]"
         )

@@ -12,7 +12,7 @@ from runner.postgres.lead import Lead
 from runner.postgres.ordering import order
 from runner.postgres.schema import Standing, init, look, must_be_ready
 from runner.postgres.station import Station
-from runner.postgres.store import Led, fetch, listed, publish
+from runner.postgres.store import Led, fetch, publish
 from runner.postgres.submitting import defer_lead, parts_of
 from runner.postgres.upkeep import LOST
 
@@ -29,7 +29,6 @@ __all__ = [
     "find_dsn",
     "hand_in",
     "init",
-    "listed",
     "look",
     "must_be_ready",
     "order",

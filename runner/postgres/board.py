@@ -16,17 +16,12 @@ import anyio.lowlevel
 import msgspec
 import psycopg
 
-from runner.engine import AHEAD_S, GivenUp, Lease, Orders, Reason, Shard, Told
+from runner.engine import GivenUp, Lease, Orders, Reason, Shard, Told
 from runner.log import diagnostics
-from runner.postgres.common import (
-    Common,
-    decode_common,
-    decode_line,
-    encode,
-)
+from runner.postgres.common import Common, decode_common, encode
 from runner.postgres.database import GONE
+from runner.postgres.departing import SILENT_MS, Departures
 from runner.postgres.journals import LostTouch
-from runner.postgres.leasing import lease
 from runner.secret import Secret
 
 CHANNEL = "syncshift"
@@ -36,10 +31,8 @@ FRESH_S = 3.0
 _HEARD_S = 4.0
 """A shard is taken from nobody who was heard of so lately."""
 _MOST_ATTEMPTS = 50
-_SILENT_MS = 1500
 _LET_GO_S = 1.0
 _LOOK_EVERY_S = 0.1
-_SOON_S = 0.02
 _READ = """
 SELECT r.common, extract(epoch FROM clock_timestamp())::float8, s.fence,
     extract(epoch FROM clock_timestamp() - r.led_at)::float8
@@ -51,8 +44,6 @@ _HOLD = """
 SELECT common, extract(epoch FROM clock_timestamp())::float8 FROM run
 WHERE id = %s AND session = %s FOR NO KEY UPDATE
 """
-
-Connection = psycopg.AsyncConnection[tuple[Any, ...]]
 
 
 class Begun(msgspec.Struct, frozen=True):
@@ -88,9 +79,9 @@ class SqlBoard:
         self._run = run
         self._session = session
         self._worker = worker
-        self._base_url = base_url
         self._on_read = on_read
         self._clock = clock
+        self._departures = Departures(dsn, base_url, run=run, worker=worker)
         self._words = anyio.Lock()
         self._rate: float | None = None
         self._touched = clock()
@@ -100,13 +91,10 @@ class SqlBoard:
 
     async def __aenter__(self) -> Self:
         dsn = self._dsn.reveal()
-        self._telling: Connection = await psycopg.AsyncConnection.connect(dsn, autocommit=True)
-        self._leasing: Connection = await psycopg.AsyncConnection.connect(dsn, autocommit=True)
-        for connection in (self._telling, self._leasing):
-            # A process that is stopped in the middle of a word must not keep all others waiting.
-            await connection.execute(f"SET idle_in_transaction_session_timeout = {_SILENT_MS}")
-        # What a crash takes back was due before the server is there again.
-        await self._leasing.execute("SET synchronous_commit = off")
+        self._telling = await psycopg.AsyncConnection.connect(dsn, autocommit=True)
+        # A process that is stopped in the middle of a word must not keep all others waiting.
+        await self._telling.execute(f"SET idle_in_transaction_session_timeout = {SILENT_MS}")
+        await self._departures.open()
         return self
 
     async def __aexit__(
@@ -117,7 +105,7 @@ class SqlBoard:
     ) -> None:
         self._lost = True
         await self._telling.close()
-        await self._leasing.close()
+        await self._departures.close()
 
     @property
     def is_lost(self) -> bool:
@@ -268,42 +256,10 @@ class SqlBoard:
         if self._rate is None:
             return None
         try:
-            while True:
-                with anyio.fail_after(FRESH_S):
-                    leased = await self._lease(departures, self._rate)
-                if leased.departures:
-                    return leased
-                # Whoever has nothing leased is woken by nothing else.
-                await anyio.sleep(max(_SOON_S, leased.begins_in_s - AHEAD_S))
+            return await self._departures.lease(departures, self._rate)
         except (*GONE, TimeoutError) as error:
             self._lose(f"{type(error).__name__}: {error}")
             raise GivenUp from None
-
-    async def _lease(self, departures: int, rate: float) -> Lease:
-        async with self._leasing.transaction():
-            await self._leasing.execute(
-                "INSERT INTO host (base_url, line) VALUES (%s, '') ON CONFLICT DO NOTHING",
-                (self._base_url,),
-            )
-            found = await self._leasing.execute(
-                "SELECT line FROM host WHERE base_url = %s FOR UPDATE", (self._base_url,)
-            )
-            (kept,) = await found.fetchone() or (b"",)
-            # The row may have been waited for: the clock is read once it is ours.
-            found = await self._leasing.execute(_NOW)
-            (now,) = await found.fetchone() or (0.0,)
-            line, leased = lease(
-                decode_line(kept) if kept else None,
-                run=self._run,
-                worker=self._worker,
-                rate=rate,
-                departures=departures,
-                now=now,
-            )
-            await self._leasing.execute(
-                "UPDATE host SET line = %s WHERE base_url = %s", (encode(line), self._base_url)
-            )
-        return leased
 
     async def farewell(self) -> None:
         """Say that this worker carries nothing of the run any more: others need not wait."""
@@ -337,7 +293,6 @@ class SqlBoard:
 
 
 _LEAVING = Reason("RunFault", "this worker leaves")
-_NOW = "SELECT extract(epoch FROM clock_timestamp())::float8"
 
 
 def _hopeless(number: int, attempts: int) -> Reason:

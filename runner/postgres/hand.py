@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import time
 from collections.abc import Callable
@@ -23,7 +24,7 @@ from runner.errors import DatabaseAway
 from runner.folder import Manifest
 from runner.opening import Opened, reopen
 from runner.postgres.board import SqlBoard
-from runner.postgres.database import connected
+from runner.postgres.database import GONE, connected
 from runner.postgres.journals import Attempt, Keeper, LostTouch, Place, ends_of
 from runner.postgres.store import fetch, shards_into
 from runner.record import REPORT, UNDO, Record
@@ -36,6 +37,7 @@ from runner.throttle import LeasedPacer
 _START_PER_S = 60.0
 _PATIENCE_S = 5.0
 _LOOK_EVERY_S = 0.02
+_FAREWELL_S = 1.0
 _ATTEMPTS = ".attempts"
 
 
@@ -127,6 +129,9 @@ class Hand:
             while self.busy:
                 self.carrier.nudge()
                 await anyio.sleep(_LOOK_EVERY_S)
+        if not self.board.is_lost:
+            with anyio.move_on_after(_FAREWELL_S, shield=True), contextlib.suppress(*GONE):
+                await self.board.farewell()
         group.cancel_scope.cancel()
 
     @property

@@ -96,9 +96,9 @@ class _Committer(Committer):
             if self._connection is not None:
                 self._connection.close()
 
-    def _write(self, job: list[tuple[Journal, bytes]]) -> None:
+    def _write(self, job: list[tuple[Journal, bytes]]) -> DiskFault | None:
         if not job:
-            return
+            return None
         names, places, pieces = [], [], []
         for journal, data in job:
             assert isinstance(journal, KeptJournal)  # noqa: S101  # its keeper has made them
@@ -110,18 +110,18 @@ class _Committer(Committer):
         while True:
             began = time.monotonic()
             try:
-                self._insert(names, places, pieces)
+                is_ours = self._insert(names, places, pieces)
             except GONE:
                 # What was committed without our knowing of it is written once more, the same.
                 self._drop()
                 if began > gives_up_at:
-                    raise LostTouch("the database is away") from None
+                    return LostTouch("the database is away")
             else:
-                return
+                return None if is_ours else LostTouch("the shard was given to another worker")
             time.sleep(backoff_s(tries))
             tries += 1
 
-    def _insert(self, names: list[str], places: list[int], pieces: list[bytes]) -> None:
+    def _insert(self, names: list[str], places: list[int], pieces: list[bytes]) -> bool:
         if self._connection is None:
             self._connection = psycopg.connect(self._dsn.reveal(), autocommit=True)
         attempt = self._attempt
@@ -136,8 +136,7 @@ class _Committer(Committer):
                 "data": pieces,
             },
         )
-        if not done.rowcount:
-            raise LostTouch("the shard was given to another worker")
+        return bool(done.rowcount)
 
     def _drop(self) -> None:
         if self._connection is not None:

@@ -80,17 +80,6 @@ CREATE TABLE orders (
     said bytea NOT NULL,
     reply bytea
 );
-CREATE TABLE schedule (
-    name text PRIMARY KEY,
-    cron text NOT NULL,
-    zone text NOT NULL,
-    words bytea NOT NULL,
-    input_name text NOT NULL,
-    input bytea NOT NULL,
-    next_at timestamptz NOT NULL,
-    last_run text,
-    created timestamptz NOT NULL DEFAULT clock_timestamp()
-);
 """
 
 

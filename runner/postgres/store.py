@@ -142,12 +142,6 @@ def shards_into(
     merge(directory)
 
 
-def listed(dsn: Secret) -> list[str]:
-    """Return the names of all runs that the database has. Raises `DatabaseAway`."""
-    with connected(dsn) as connection:
-        return [name for (name,) in connection.execute("SELECT id FROM run ORDER BY id")]
-
-
 def session_of(folder: Folder) -> int:
     """Return of which session in the database a folder is a copy; 0: it was never there."""
     try:

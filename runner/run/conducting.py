@@ -209,14 +209,21 @@ class _Conductor:
             return False
 
     def _shards(self, wave: Wave | None, rows: int) -> Iterator[Shard]:
-        """Yield the ranges of which something is left."""
-        takes = None if wave is None or self._slices is None else self._slices.takes(wave)
+        """Yield the ranges of which something is left; with ``--at``, for each start those."""
+        timetable, takes = self._opened.timetable, None
+        if wave is not None and self._slices is not None:
+            takes = self._slices.takes(wave)
+        starts = sorted({start.at for start in timetable.starts}) if timetable else [None]
         number = self._troop.parts(rows)
-        for part in range(number):
-            first, last = rows * part // number + 1, rows * (part + 1) // number
-            if _has_left(self._index, first, last, takes):
-                self._number += 1
-                yield Shard(self._number, first, last, None if wave is None else wave.number)
+        for moment in starts:
+            if timetable is not None and moment is not None:
+                takes = timetable.takes(moment)
+            for part in range(number):
+                first, last = rows * part // number + 1, rows * (part + 1) // number
+                if _has_left(self._index, first, last, takes):
+                    self._number += 1
+                    of_wave = None if wave is None else wave.number
+                    yield Shard(self._number, first, last, of_wave, starts_at=moment)
 
 
 def _has_left(index: Index, first: int, last: int, takes: Callable[[int], bool] | None) -> bool:

@@ -12,10 +12,11 @@ import anyio.to_thread
 import msgspec
 
 from runner.control import Order, Reply, ask
-from runner.engine import Event
+from runner.engine import Event, Held
 from runner.errors import DatabaseAway, SettingsError, SyncshiftError
 from runner.log import stamp
 from runner.model import encode_json
+from runner.onset import Onset, said
 from runner.opening import Opened
 from runner.postgres import (
     LOST,
@@ -26,6 +27,7 @@ from runner.postgres import (
     parts_of,
     publish,
 )
+from runner.proving import moment_s
 from runner.record import EVENTS
 from runner.run.conducting import conduct, mirror_of, standing_of
 from runner.run.mirror import Mirror
@@ -64,7 +66,7 @@ class Field:
             parts=parts_of(opened.settings.rate),
             patience_s=opened.settings.max_outage_s,
             waits=session.waits,
-            standing=lambda now: standing_of(asker.turnstile.throttle, now),
+            standing=_Standing(session),
             clock=clocks.steady,
             heed=partial(_heed, mirror),
             on_fault=asker.stop,
@@ -117,6 +119,37 @@ def _heed(mirror: Mirror, worker: str, event: Event) -> None:
         mirror.lost(worker)
     else:
         mirror.heed(worker, event)
+
+
+class _Standing:
+    """Tells why nobody moves; and which zone is waited for, and when it has started."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        timetable = session.opened.timetable
+        self._timetable = timetable
+        starts = {moment_s(start.at) or 0.0 for start in timetable.starts} if timetable else set()
+        self._ahead = sorted(starts)
+
+    def __call__(self, now: float) -> tuple[Held, ...]:
+        session, timetable = self._session, self._timetable
+        wall_s = session.asker.clocks.wall()
+        while timetable is not None and self._ahead:
+            next_s = self._ahead[0]
+            starts = timetable.at(next_s)
+            if next_s > wall_s:
+                detail = f"next is {said(starts)}"
+                session.waits.begin(Onset.reason, detail, now + next_s - wall_s)
+                break
+            self._ahead.pop(0)
+            session.waits.end(Onset.reason)
+            session.record.tell(
+                "zone.started",
+                zones=[start.zone for start in starts],
+                at=starts[0].at,
+                rows=sum(start.rows for start in starts),
+            )
+        return standing_of(session.asker.turnstile.throttle, now)
 
 
 def _give(opened: Opened, who: str, said: bytes) -> bytes:
