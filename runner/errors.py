@@ -24,6 +24,7 @@
         |-- RunFault             a fault of the whole run: key, host, TLS
         |-- OutageTooLong        the server stayed away
         |-- DiskFault            what cannot be recorded is not sent
+        |   `-- LostTouch        a worker was given up, or has lost the database
         |-- DatabaseAway         PostgreSQL stayed away
         `-- Interrupted          a signal ended it                        exit 129, 130, 143
 
@@ -164,6 +165,10 @@ class OutageTooLong(RunStopped):
 
 class DiskFault(RunStopped):
     """A journal could not be written or synced."""
+
+
+class LostTouch(DiskFault):
+    """A worker may record nothing more for a shard; others go on with it, and the run too."""
 
 
 class DatabaseAway(RunStopped):

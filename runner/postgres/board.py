@@ -17,11 +17,11 @@ import msgspec
 import psycopg
 
 from runner.engine import GivenUp, Lease, Orders, Reason, Shard, Told
+from runner.errors import LostTouch
 from runner.log import diagnostics
 from runner.postgres.common import Common, decode_common, encode
 from runner.postgres.database import GONE
 from runner.postgres.departing import SILENT_MS, Departures
-from runner.postgres.journals import LostTouch
 from runner.secret import Secret
 
 CHANNEL = "syncshift"

@@ -20,12 +20,12 @@ from runner.asking import Asker
 from runner.attempt import Clocks
 from runner.carrier import Carrier
 from runner.engine import GivenUp, Shard
-from runner.errors import DatabaseAway
+from runner.errors import DatabaseAway, LostTouch
 from runner.folder import Manifest
 from runner.opening import Opened, reopen
 from runner.postgres.board import SqlBoard
 from runner.postgres.database import GONE, connected
-from runner.postgres.journals import Attempt, Keeper, LostTouch, Place, ends_of
+from runner.postgres.journals import Attempt, Keeper, Place, ends_of
 from runner.postgres.store import fetch, shards_into
 from runner.record import REPORT, UNDO, Record
 from runner.results import Index

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 import psycopg
 
-from runner.errors import DiskFault
+from runner.errors import DiskFault, LostTouch
 from runner.journal import Committer, Journal, scan
 from runner.postgres.database import GONE, Row, backoff_s
 from runner.secret import Secret
@@ -38,10 +38,6 @@ class Attempt(msgspec.Struct, frozen=True):
     shard: int
     fence: int
     """Whoever has a lower one than the shard has was given up."""
-
-
-class LostTouch(DiskFault):
-    """Nothing can be recorded any more: the database is away, or the shard is somebody else's."""
 
 
 class Place(msgspec.Struct):
