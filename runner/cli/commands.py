@@ -19,6 +19,7 @@ from runner.cli import (
     making,
     plans,
     runs,
+    scheduling,
     undoing,
     watching,
     working,
@@ -68,6 +69,7 @@ app.command(doctoring.config)
 app.command(completing.completion)
 app.command(working.worker)
 app.command(working.engine)
+app.command(scheduling.schedule)
 
 
 def run_words(words: Sequence[str]) -> int:

@@ -185,7 +185,7 @@ def _is_elsewhere(run: str, runs_dir: Path) -> bool:
 def _must_be_installed() -> None:
     from importlib.util import find_spec
 
-    if any(find_spec(name) is None for name in ("procrastinate", "psycopg")):
+    if any(find_spec(name) is None for name in ("cronsim", "procrastinate", "psycopg")):
         raise SettingsError(
             "workers over PostgreSQL need the extra `postgres`: install syncshift[postgres]"
         )

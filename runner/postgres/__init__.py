@@ -10,6 +10,7 @@ from runner.postgres.common import Common
 from runner.postgres.dsn import find_dsn
 from runner.postgres.lead import Lead
 from runner.postgres.ordering import order
+from runner.postgres.scheduling import Schedule, add, remove, schedules
 from runner.postgres.schema import Standing, init, look, must_be_ready
 from runner.postgres.station import Station
 from runner.postgres.store import Led, fetch, publish
@@ -22,8 +23,10 @@ __all__ = [
     "Common",
     "Lead",
     "Led",
+    "Schedule",
     "Standing",
     "Station",
+    "add",
     "defer_lead",
     "fetch",
     "find_dsn",
@@ -34,4 +37,6 @@ __all__ = [
     "order",
     "parts_of",
     "publish",
+    "remove",
+    "schedules",
 ]

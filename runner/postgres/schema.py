@@ -73,6 +73,16 @@ CREATE TABLE event (
 );
 CREATE INDEX event_of_run ON event (run, id);
 CREATE TABLE host (base_url text PRIMARY KEY, line bytea NOT NULL);
+CREATE TABLE schedule (
+    name text PRIMARY KEY,
+    cron text NOT NULL,
+    zone text NOT NULL,
+    words bytea NOT NULL,
+    input_name text NOT NULL,
+    input bytea NOT NULL,
+    next_at timestamptz NOT NULL,
+    last_run text
+);
 CREATE TABLE orders (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     run text NOT NULL REFERENCES run ON DELETE CASCADE,

@@ -30,9 +30,11 @@ from runner.postgres.board import CHANNEL
 from runner.postgres.crew import Crews
 from runner.postgres.database import GONE, away, backoff_s
 from runner.postgres.errands import Errands
+from runner.postgres.scheduling import begin_due, due_of
 from runner.postgres.schema import must_be_ready
 from runner.postgres.slots import Slot, Slots
 from runner.postgres.tasks import (
+    BEGIN,
     LEADING,
     LET_GO_S,
     RETURNED,
@@ -51,6 +53,7 @@ from runner.secret import Secret
 from runner.settings import Resolved
 
 _LED_AT_ONCE = 20
+_LOOK_EVERY_S = 1.0
 _RETURNED_AT_ONCE = 8
 
 
@@ -132,6 +135,22 @@ class Station:
         """Lead a run to its end, by a process of its own. Raises `Killed`."""
         await self._errands.run(["resume", run, "--yes", "--quiet"], run=run)
 
+    async def begin(self, schedule: str, run: str) -> None:
+        """Begin the run of a schedule and lead it, by a process of its own. Raises `Killed`."""
+        due = await anyio.to_thread.run_sync(due_of, self._dsn, schedule, run)
+        if due is None:
+            return
+        if due.is_begun:
+            await self.lead(run)
+            return
+        job, *words = due.words
+        place = self._scratch / "inputs" / run
+        place.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path = place / due.input
+        await anyio.to_thread.run_sync(path.write_bytes, due.data)
+        usual = ["--engine", "postgres", "--run-id", run, "--yes", "--quiet"]
+        await self._errands.run(["run", job, str(path), *usual, *words], run=run)
+
     async def return_stalled(self) -> None:
         """Put back what dead workers had taken."""
         await return_stalled(self._app)
@@ -150,6 +169,7 @@ class Station:
                 self._slots = Slots(lambda: self._slot(shards))
                 group.start_soon(self._crews.run)
                 group.start_soon(self._listen)
+                group.start_soon(self._look_at_schedules)
                 group.start_soon(self._keep, self._app, UPKEEP, 1)
                 group.start_soon(self._keep, self._app, LEADING, _LED_AT_ONCE)
                 group.start_soon(self._keep, shards, RETURNED, _RETURNED_AT_ONCE)
@@ -187,6 +207,17 @@ class Station:
             await connection.execute(f"LISTEN {CHANNEL}".encode())
             async for notice in connection.notifies():
                 self._crews.nudge(notice.payload)
+
+    async def _look_at_schedules(self) -> None:
+        async def begin(name: str, run: str) -> None:
+            deferrer = self._app.configure_task(BEGIN, queue=LEADING)
+            await deferrer.defer_async(schedule=name, run=run)
+
+        connection = await psycopg.AsyncConnection.connect(self._dsn.reveal(), autocommit=True)
+        async with connection:
+            while True:
+                await begin_due(connection, begin)
+                await anyio.sleep(_LOOK_EVERY_S)
 
     def _read(self, number: int) -> None:
         if self._slots is not None:

@@ -23,6 +23,7 @@ UPKEEP = "upkeep"
 
 SHARD = "syncshift.shard"
 LEAD = "syncshift.lead"
+BEGIN = "syncshift.begin"
 RETURN = "syncshift.return_stalled"
 
 STATION = "station"
@@ -64,6 +65,10 @@ class Station(Protocol):
         """Lead a run that nobody follows."""
         ...
 
+    async def begin(self, schedule: str, run: str) -> None:
+        """Begin the run of a schedule, and lead it."""
+        ...
+
     async def return_stalled(self) -> None:
         """Put back what dead workers had taken."""
         ...
@@ -85,6 +90,12 @@ async def shard(context: JobContext, *, run: str, session: int, number: int) -> 
 async def lead(context: JobContext, *, run: str) -> None:
     """Lead a run."""
     await _station(context).lead(run)
+
+
+@keeping.task(name=BEGIN, queue=LEADING, pass_context=True, retry=_AGAIN)
+async def begin(context: JobContext, *, schedule: str, run: str) -> None:
+    """Begin the run of a schedule, and lead it."""
+    await _station(context).begin(schedule, run)
 
 
 @keeping.periodic(cron=_EVERY_2_S)

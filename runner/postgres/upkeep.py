@@ -13,7 +13,7 @@ import procrastinate
 from procrastinate.exceptions import ConnectorException
 from procrastinate.jobs import Status
 
-from runner.postgres.tasks import DEAD_S, LEAD, RETURNED, SHARD
+from runner.postgres.tasks import BEGIN, DEAD_S, LEAD, RETURNED, SHARD
 
 LOST = "worker.lost"
 _LOST = """
@@ -31,7 +31,7 @@ async def return_stalled(app: procrastinate.App) -> int:
     returned = 0
     for job in await app.job_manager.get_stalled_jobs(seconds_since_heartbeat=DEAD_S):
         # Whoever else does so at the same moment makes a second task; the fence tells them apart.
-        if job.task_name in {SHARD, LEAD}:
+        if job.task_name in {SHARD, LEAD, BEGIN}:
             queue = RETURNED if job.task_name == SHARD else job.queue
             await app.configure_task(job.task_name, queue=queue).defer_async(**job.task_kwargs)
             returned += 1
