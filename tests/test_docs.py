@@ -22,7 +22,7 @@ from runner.check import INVALID_COLUMNS
 from runner.cli import local
 from runner.cli.commands import app
 from runner.errors import RunRefused, RunStopped, SyncshiftError, UsageError
-from runner.folder import LOCK, MANIFEST, Input, Manifest
+from runner.folder import LOCK, MANIFEST, SESSION, Input, Manifest
 from runner.forecast import PLAN
 from runner.journal import SHARDS
 from runner.model import (
@@ -37,7 +37,6 @@ from runner.model import (
 )
 from runner.opening import INVALID
 from runner.page import PAGE
-from runner.postgres.store import SESSION
 from runner.record import EVENTS, REPORT, UNDO, Record
 from runner.results import (
     COLUMNS,

@@ -141,3 +141,27 @@ def test_a_server_that_is_away_for_20_s_loses_nothing(tmp_path: Path, where: str
     place = Path(SYSTEM).resolve().parent if where == "system" and SYSTEM else None
     with serving(place) as server:
         _without_a_server(tmp_path, server, rows=3000, away_s=20.0)
+
+
+def test_a_server_that_stays_away_ends_the_run_resumable(tmp_path: Path) -> None:
+    """Exit code 4 after --max-outage, of the run and of a worker; a resume carries the rest."""
+    with (
+        serving() as server,
+        FieldStage(tmp_path, server, faults=Faults(latency_s=0.05)) as stage,
+    ):
+        (patient,) = stage.workers(1, env=UNMEASURED)
+        hasty = stage.start("worker", "--quiet", "--max-outage", "1s", "--drain", "5s")
+        limits = ("--concurrency", IN_FLIGHT, "--max-outage", "2s")
+        command = stage.start(*RUN, stage.moves(200), *AFAR, *limits)
+        until(lambda: stage.patches() > 20 or command.code is not None, "PATCHes come")
+
+        server.stop(immediately=True)
+
+        assert command.wait().code == 4, command.err
+        assert "cannot be reached" in command.out + command.err
+        assert hasty.wait().code == 4, hasty.err
+        server.start()
+        taken = stage.run("resume", "x", "--yes")
+        assert taken.code == 0, taken.err
+        assert patient.code is None
+        _check(stage, 200, lost=2)

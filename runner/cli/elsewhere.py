@@ -172,14 +172,10 @@ def leave_to_workers(opened: Opened, workers: Workers, *, quiet: bool) -> int:
 
 
 def _is_elsewhere(run: str, runs_dir: Path) -> bool:
-    """Tell whether the run is here, and carried by workers; damage is told by whoever opens it."""
-    from runner.errors import NoSuchRun
-    from runner.folder import Folder
+    """Tell whether the folder of the run is a copy of what lies in the database."""
+    from runner.folder import SESSION
 
-    try:
-        return Folder(runs_dir / run).read().settings.engine == "postgres"
-    except NoSuchRun:
-        return False
+    return (runs_dir / run / SESSION).exists()
 
 
 def _must_be_installed() -> None:

@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from runner.cli.carrying import in_a_loop, resolve_settings
 from runner.cli.elsewhere import Database, must_have_dsn
 from runner.cli.flags import THE_RUN, Host, Output
-from runner.errors import EngineNotReady
+from runner.errors import EngineNotReady, SyncshiftError
 
 if TYPE_CHECKING:
     from runner.postgres import Standing, Station
@@ -151,9 +151,15 @@ async def _work(station: Station) -> int:
                 code = _SIGNALED + number
                 station.leave()
 
+    refusal: SyncshiftError | None = None
     async with anyio.create_task_group() as group:
         group.start_soon(heed)
-        await station.work()
+        try:
+            await station.work()
+        except SyncshiftError as error:
+            refusal = error  # raised below as it is, not as one of a group
         group.cancel_scope.cancel()
+    if refusal is not None:
+        raise refusal
     sys.stderr.flush()
     return code

@@ -6,10 +6,9 @@ anew with another one. Only whoever leads a run, or looks at one, waits here for
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 import psycopg
 
@@ -19,8 +18,6 @@ from runner.secret import Secret
 
 _FIRST_WAIT_S = 0.1
 _LONGEST_WAIT_S = 2.0
-
-_T = TypeVar("_T")
 
 Row = tuple[Any, ...]
 GONE = (psycopg.OperationalError, psycopg.InterfaceError)
@@ -54,20 +51,3 @@ def away(dsn: Secret, error: BaseException) -> DatabaseAway:
         f"{place_of(dsn)}: cannot be reached ({why}); what was committed is kept. See that it is "
         "there, then try again, or resume the run"
     )
-
-
-def patiently(dsn: Secret, patience_s: float, do: Callable[[psycopg.Connection[Row]], _T]) -> _T:
-    """Do something, again and again until the server was there for it. Blocks.
-
-    *do* may be done twice. Raises `DatabaseAway` once it has failed for *patience_s*.
-    """
-    gives_up_at, tries = time.monotonic() + patience_s, 0
-    while True:
-        try:
-            with connected(dsn) as connection:
-                return do(connection)
-        except DatabaseAway:
-            if time.monotonic() > gives_up_at:
-                raise
-        time.sleep(backoff_s(tries))
-        tries += 1

@@ -20,7 +20,7 @@ import psycopg
 
 from runner.account import input_of
 from runner.errors import DiskFault, RunChanged, RunExists, RunLocked
-from runner.folder import MANIFEST, Folder, Manifest
+from runner.folder import MANIFEST, SESSION, Folder, Manifest
 from runner.forecast import PLAN
 from runner.journal import SHARDS, merge, shard_name
 from runner.postgres.common import Common, encode
@@ -148,10 +148,6 @@ def session_of(folder: Folder) -> int:
         return int((folder.path / SESSION).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return 0
-
-
-SESSION = "engine.session"
-"""In a run's folder: of which session in the database it is a copy."""
 
 
 def _note(folder: Folder, session: int) -> None:
