@@ -88,7 +88,7 @@ lock: ## pin requirements/*.txt anew from pyproject.toml (needs uv; ARGS=--upgra
 		$(EXTRAS) --constraint requirements/dev.txt
 	uv pip compile --group build $(LOCK) $(ARGS) --output-file requirements/build.txt \
 		--constraint requirements/dev.txt
-EXTRAS := --extra fast --extra metrics --extra traces
+EXTRAS := --extra fast --extra metrics --extra postgres --extra traces
 LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-header
 
 clean: ## remove the environment, what was built, and the tools' caches

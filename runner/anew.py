@@ -9,7 +9,7 @@ import msgspec
 from runner.errors import RunChanged
 from runner.settings import Resolved, Settings
 
-_ANEW = {"rate", "concurrency", "max_failures", "max_resyncs", "timeout_s", "processes"}
+_ANEW = {"rate", "concurrency", "max_failures", "max_resyncs", "timeout_s", "processes", "engine"}
 """Settings that may be given anew when a run is resumed."""
 _ROLLOUT = frozenset(
     {"waves", "seed", "soak_s", "gates", "approve", "strict", "start_at", "window", "spread_s"}
@@ -41,6 +41,11 @@ def merged(own: Settings, resolved: Resolved, *, anew: Collection[str] = _ANEW) 
                 "leave that out, or begin a new run"
             )
     given = {name: getattr(now, name) for name in resolved.told.intersection(anew)}
+    if anew is _ANEW and own.engine == "postgres" and given.get("engine") == "local":
+        raise RunChanged(
+            "the run is carried by workers, and its rows are in PostgreSQL: --engine local "
+            "cannot go on with it; leave that out"
+        )
     return msgspec.structs.replace(own, **given)
 
 

@@ -28,7 +28,7 @@ from runner.pipeline import Stop
 from runner.settings import Settings
 from runner.throttle import Learned, Pacer, Throttle
 from runner.tokens import TokenSource
-from runner.turnstile import Turnstile
+from runner.turnstile import Closing, Turnstile
 from runner.version import VERSION
 from runner.witness import Witness
 
@@ -50,6 +50,21 @@ class ReadsOnly:
         if request.method != "GET" or request.body is not None:
             return Fault(FaultKind.UNSENDABLE, "only reads may be sent now")
         return await self._transport.send(request, authorization, afresh=afresh)
+
+
+class Guarded:
+    """A transport that passes nothing once somebody else may be at work on the same rows."""
+
+    def __init__(self, transport: Transport, guard: Callable[[], bool]) -> None:
+        """*guard* tells, at the last moment, whether a request may still leave."""
+        self._transport = transport
+        self._guard = guard
+
+    async def send(self, request: Request, authorization: str) -> Response | Fault:
+        """Send *request* if it may leave. Raises `Closing` otherwise."""
+        if not self._guard():
+            raise Closing
+        return await self._transport.send(request, authorization)
 
 
 class Looker:
@@ -79,12 +94,15 @@ class Asker:
         start: Learned | None = None,
         pacer: Pacer | None = None,
         alone: bool = True,
+        guard: Callable[[], bool] | None = None,
     ) -> None:
         """*users*: how many there are; *start* is what an earlier run has learned of the host.
 
         *pacer* is where a rate is kept that others share. One that is not *alone* at the run
-        does not end it when all that is left to it are rows that were set aside.
+        does not end it when all that is left to it are rows that were set aside. *guard* is
+        asked before each request whether it may leave.
         """
+        self._guard = guard
         self.settings = settings
         self.clocks = clocks
         self.turnstile = Turnstile(
@@ -147,6 +165,8 @@ class Asker:
         witness: Witness | None = None,
     ) -> Exchanger:
         settings = self.settings
+        if self._guard is not None:
+            transport = Guarded(transport, self._guard)
         sender = Sender(
             transport=transport,
             turnstile=self.turnstile,

@@ -43,6 +43,8 @@ class Shard(msgspec.Struct, frozen=True):
     fence: int = 1
     """Counts the attempts. Whoever carries an earlier one has been given up, and may send and
     record nothing more."""
+    starts_at: str | None = None
+    """Only rows that start at this moment, RFC 3339, are carried; None: all of the range."""
 
     def again(self) -> Shard:
         """Return the shard as its next worker gets it, when the present one was given up."""

@@ -13,7 +13,8 @@
     |   |-- RunExists
     |   |-- RunLocked
     |   |-- RunChanged           input, host, project or audience differ
-    |   `-- JournalDamaged       a line in the middle of a journal is bad
+    |   |-- JournalDamaged       a line in the middle of a journal is bad
+    |   `-- EngineNotReady       the database has no place for runs, or one of another version
     `-- RunStopped             rows remain; the run can be resumed        exit 4
         |-- LimitReached         too many rows failed
         |-- GateFailed           a wave did not go well enough for the next
@@ -23,6 +24,8 @@
         |-- RunFault             a fault of the whole run: key, host, TLS
         |-- OutageTooLong        the server stayed away
         |-- DiskFault            what cannot be recorded is not sent
+        |   `-- LostTouch        a worker was given up, or has lost the database
+        |-- DatabaseAway         PostgreSQL stayed away
         `-- Interrupted          a signal ended it                        exit 129, 130, 143
 
 Catch by branch: the exit code belongs to the branch, not to the leaf.
@@ -122,6 +125,10 @@ class JournalDamaged(RunRefused):
     """A line before the end of a journal is not what was written."""
 
 
+class EngineNotReady(RunRefused):
+    """The database is there, and cannot carry a run as it is."""
+
+
 class RunStopped(SyncshiftError):
     """The run stopped with rows left. Mend the cause, then resume."""
 
@@ -158,6 +165,14 @@ class OutageTooLong(RunStopped):
 
 class DiskFault(RunStopped):
     """A journal could not be written or synced."""
+
+
+class LostTouch(DiskFault):
+    """A worker may record nothing more for a shard; others go on with it, and the run too."""
+
+
+class DatabaseAway(RunStopped):
+    """PostgreSQL could not be reached for longer than --max-outage."""
 
 
 class Interrupted(RunStopped):

@@ -57,6 +57,12 @@ def _processes(value: Any) -> int:
     return int(value)
 
 
+def _engine(value: Any) -> str:
+    if value not in {"local", "postgres"}:
+        raise ValueError("must be local or postgres")
+    return str(value)
+
+
 def _count_or_none(value: Any) -> int | Literal["none"]:
     if value == "none":
         return "none"
@@ -180,6 +186,7 @@ KNOBS = {
         Knob("concurrency", _count, "concurrency"),
         Knob("rate", _rate, "rate"),
         Knob("processes", _processes, "processes"),
+        Knob("engine", _engine, "engine"),
         Knob("max-attempts", _count, "max_attempts"),
         Knob("timeout", _positive_duration, "timeout_s"),
         Knob("max-outage", _positive_duration, "max_outage_s"),

@@ -17,7 +17,7 @@ from runner.rollout import FailureLimit
 from runner.throttle import THROTTLED
 
 
-class _Account(msgspec.Struct):
+class Account(msgspec.Struct):
     """What is known of one shard."""
 
     shard: Shard
@@ -28,26 +28,49 @@ class _Account(msgspec.Struct):
     held: Held | None = None
 
 
+class Sums(msgspec.Struct):
+    """All that a ledger knows: it can be kept, and gone on with by somebody else."""
+
+    accounts: dict[int, Account] = {}
+    """Of the shards that are not over, by their numbers."""
+    counts: dict[str, int] = {}
+    """What those came to that are over, as in `Told`."""
+    ended: int = 0
+    failed: int = 0
+    stop: Reason | None = None
+    left: Reason | None = None
+
+
 class Ledger:
     """The sums of one run. Moments are seconds on any one steady clock."""
 
-    def __init__(self, *, limit: FailureLimit, resyncs: int | None) -> None:
-        """*resyncs*: how many may be unfinished at once; None: any number, nobody asks."""
+    def __init__(
+        self, *, limit: FailureLimit, resyncs: int | None, sums: Sums | None = None
+    ) -> None:
+        """*resyncs*: how many may be unfinished at once; None: any number, nobody asks.
+
+        With *sums* it goes on from there, and keeps them up to date.
+        """
         self.limit = limit
         """May be replaced at any time."""
         self.resyncs = resyncs
         """Likewise, where it is a number."""
-        self.stop: Reason | None = None
+        self.sums = Sums() if sums is None else sums
+        self._accounts = self.sums.accounts
+
+    @property
+    def stop(self) -> Reason | None:
         """Why the run ends; the first reason stands."""
-        self.left: Reason | None = None
+        return self.sums.stop
+
+    @property
+    def left(self) -> Reason | None:
         """Why rows were left although the run went on to its end."""
-        self._accounts: dict[int, _Account] = {}
-        self._over: Counter[str] = Counter()
-        self._ended_over = self._failed_over = 0
+        return self.sums.left
 
     def admit(self, shard: Shard) -> None:
         """Take in that *shard* is to be carried."""
-        self._accounts[shard.number] = _Account(shard, Told(shard=shard.number, fence=shard.fence))
+        self._accounts[shard.number] = Account(shard, Told(shard=shard.number, fence=shard.fence))
 
     def again(self, number: int) -> Shard:
         """Take in that whoever carried a shard is gone; return it as its next worker gets it."""
@@ -61,7 +84,7 @@ class Ledger:
     def end(self, reason: Reason) -> None:
         """End the run; the first reason stands."""
         if self.stop is None:
-            self.stop = reason
+            self.sums.stop = reason
 
     def take(self, told: Told, *, now: float) -> bool:
         """Take in what a worker tells; tell whether it concerns the others at once.
@@ -79,7 +102,7 @@ class Ledger:
         if told.fault is not None:
             self.end(told.fault)
         if told.left is not None:
-            self.left = self.left or told.left
+            self.sums.left = self.left or told.left
         failed, ended = self._sum("failed"), self._sum("ended")
         if self.stop is None and failed and self.limit.exceeded(failed=failed, ended=ended):
             flying = self._sum("in_flight")
@@ -113,7 +136,7 @@ class Ledger:
     def progress(self, *, workers: int) -> Progress:
         """Return what all of them have come to."""
         told = [account.told for account in self._accounts.values()]
-        counts = Counter(self._over)
+        counts = Counter(self.sums.counts)
         for one in told:
             counts.update(one.counts)
         nearest = (one.looks_again_in_s for one in told if one.looks_again_in_s is not None)
@@ -129,7 +152,7 @@ class Ledger:
             workers=workers,
         )
 
-    def _tickets(self, account: _Account) -> int:
+    def _tickets(self, account: Account) -> int:
         """Return how many tickets a shard may hold from now on: its fair part of what is needed."""
         assert self.resyncs is not None  # noqa: S101  # the caller has looked
         needs = {n: _need(a.told) for n, a in self._accounts.items()}
@@ -143,15 +166,15 @@ class Ledger:
     def _held_until(self, now: float) -> float:
         return max([now, *(account.held_until for account in self._accounts.values())])
 
-    def _close(self, account: _Account) -> None:
+    def _close(self, account: Account) -> None:
         told = account.told
-        self._over.update(told.counts)
-        self._ended_over += told.ended
-        self._failed_over += told.failed
+        self.sums.counts = dict(Counter(self.sums.counts) + Counter(told.counts))
+        self.sums.ended += told.ended
+        self.sums.failed += told.failed
         del self._accounts[told.shard]
 
     def _sum(self, name: str) -> int:
-        over = {"ended": self._ended_over, "failed": self._failed_over}.get(name, 0)
+        over = {"ended": self.sums.ended, "failed": self.sums.failed}.get(name, 0)
         told = (account.told for account in self._accounts.values())
         return over + sum(int(getattr(one, name)) for one in told)
 

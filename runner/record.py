@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import anyio
 
@@ -19,6 +19,18 @@ from runner.witness import Witness
 UNDO = "undo.jsonl"
 REPORT = "report.jsonl"
 EVENTS = "events.jsonl"
+
+
+class Store(Protocol):
+    """Where journals are kept that lie in no folder."""
+
+    def open(self, name: str) -> Journal:
+        """Return the journal of that name, behind its last line."""
+        ...
+
+    def committer(self, *journals: Journal) -> Committer:
+        """Return what makes lines of these journals durable."""
+        ...
 
 
 class Record:
@@ -36,23 +48,27 @@ class Record:
         sync: Callable[[int], None] = os.fdatasync,
         tell: Callable[..., None] | None = None,
         witness: Witness | None = None,
+        store: Store | None = None,
     ) -> None:
-        """Open the journals of *directory*, cutting torn tails. *witness* looks on.
+        """Open the journals of *directory*, cutting torn tails, or those of *store*.
 
-        *tell* takes the events; None: they have a journal as well. Raises `JournalDamaged`, or
-        `DiskFault` when the disk refuses.
+        *tell* takes the events; None: they have a journal as well. *witness* looks on. Raises
+        `JournalDamaged`, or `DiskFault` when the disk refuses.
         """
         self._witness = witness
-        self._undo = Journal.open(directory / UNDO)
-        report = Journal.open(directory / REPORT)
+        open_journal = store.open if store else lambda name: Journal.open(directory / name)
+        self._undo = open_journal(UNDO)
+        report = open_journal(REPORT)
         self._report = journal_logger(report.append, wall_clock=wall_clock)
         journals = [self._undo, report]
         if tell is None:
-            events = Journal.open(directory / EVENTS)
+            events = open_journal(EVENTS)
             tell = journal_logger(events.append, wall_clock=wall_clock).info
             journals.append(events)
         self._tell: Callable[..., None] = tell
-        self.committer = Committer(*journals, sync=sync, clock=clock)
+        self.committer = (
+            store.committer(*journals) if store else Committer(*journals, sync=sync, clock=clock)
+        )
         self.durable: Callable[[], asyncio.Future[None]] = self.committer.durable
         """Returns a future that ends once all that was written down is on disk."""
 

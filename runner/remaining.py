@@ -75,6 +75,22 @@ def work_left(
                 return
 
 
+def mend(
+    opened: Opened,
+    index: JoinedIndex,
+    end_known: Callable[[Outcome], None],
+    rows: tuple[int, int],
+) -> None:
+    """End the duplicates of rows that have ended, where a crash came in between the two."""
+    if not opened.checked.duplicates:
+        return
+    with fetching(index) as outcomes:
+        for row in filter(index.own.settled, range(rows[0], rows[1] + 1)):
+            for number, line in opened.checked.duplicates_of(row):
+                if not index.settled(number):
+                    end_known(duplicate(outcomes.of(row), row=number, line=line))
+
+
 def _end_of_bad(opened: Opened) -> Callable[[BadRow], Outcome]:
     """Return what tells how a row ends that is no change; it is asked in input order."""
     if not opened.manifest.undoes:

@@ -48,6 +48,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Ceiling of requests per second; None: no ceiling."""
     processes: int = 1
     """How many carry the rows, on this machine."""
+    engine: Literal["local", "postgres"] = "local"
+    """Who carries the rows: this machine, or workers over PostgreSQL."""
     max_attempts: int = 5
     """Attempts a request."""
     timeout_s: float = 30.0

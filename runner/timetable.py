@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 from array import array
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from runner.check import Checked
 from runner.errors import InputError, SettingsError
@@ -32,6 +32,16 @@ class Timetable:
         """Return when *row* starts, in seconds since the epoch."""
         known = 0 < row <= len(self._of_row)
         return self._moments[self._of_row[row - 1] if known else 0]
+
+    def takes(self, moment: str) -> Callable[[int], bool]:
+        """Return what tells whether a row starts at *moment*, RFC 3339.
+
+        Rows that have no zone, for nothing is sent for them, go with the first one.
+        """
+        wanted = {_seconds(moment)}
+        if moment == self.starts[0].at:
+            wanted.add(0.0)
+        return lambda row: self.start_s(row) in wanted
 
     def at(self, start_s: float) -> tuple[Start, ...]:
         """Return the zones that start at that moment."""

@@ -1,8 +1,12 @@
-"""What holds for every test."""
+"""What several files of tests share, and what holds for every test."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
+
+from tests.servers import Server, serving
 
 
 @pytest.fixture(autouse=True)
@@ -16,3 +20,10 @@ def _commands_are_measured_like_their_test(
     """
     if request.node.get_closest_marker("no_cover") is not None:
         monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
+
+
+@pytest.fixture(scope="session")
+def pg() -> Iterator[Server]:
+    """Have a server with as many databases as there are stages; nobody stops it."""
+    with serving() as server:
+        yield server

@@ -22,7 +22,7 @@ from runner.check import INVALID_COLUMNS
 from runner.cli import local
 from runner.cli.commands import app
 from runner.errors import RunRefused, RunStopped, SyncshiftError, UsageError
-from runner.folder import LOCK, MANIFEST, Input, Manifest
+from runner.folder import LOCK, MANIFEST, SESSION, Input, Manifest
 from runner.forecast import PLAN
 from runner.journal import SHARDS
 from runner.model import (
@@ -295,7 +295,7 @@ def test_findings_are_as_documented() -> None:
 def test_every_file_of_a_run_is_documented() -> None:
     """Whatever a run can leave in its folder has a line in the table of files."""
     ours = {MANIFEST, LOCK, UNDO, REPORT, EVENTS, INVALID, SUMMARY, PLAN, PAGE}
-    ours |= {"verify-TIME.jsonl"}
+    ours |= {"verify-TIME.jsonl", SESSION}
     results = {SUCCEEDED_FILE, FAILED_FILE, UNPROCESSED_FILE}
 
     inputs = {"input.csv", "input.jsonl"}

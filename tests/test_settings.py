@@ -66,6 +66,7 @@ EVERYTHING = {
     "allow-http": (True, "allow_http", True),
     "concurrency": (7, "concurrency", 7),
     "processes": (2, "processes", 2),
+    "engine": ("postgres", "engine", "postgres"),
     "rate": (2.5, "rate", 2.5),
     "max-attempts": ("9", "max_attempts", 9),
     "timeout": ("500ms", "timeout_s", 0.5),

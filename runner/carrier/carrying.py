@@ -12,6 +12,7 @@ from typing import Any
 
 import anyio
 import anyio.to_thread
+import msgspec
 
 from runner.asking import Asker
 from runner.carrier.telling import Teller, Wanting
@@ -25,10 +26,10 @@ from runner.lineup import Lineup
 from runner.live import Live
 from runner.model import Proof
 from runner.opening import Opened
-from runner.pipeline import Sink, flow, workers_for
+from runner.pipeline import flow, workers_for
 from runner.record import Record
-from runner.remaining import work_left
-from runner.results import Index, JoinedIndex, duplicate, fetching
+from runner.remaining import mend, work_left
+from runner.results import Index, JoinedIndex
 from runner.rig import follower_of, pardoned_in, sink_of, update_of
 from runner.rollout import FailureLimit
 from runner.slicing import Slices
@@ -168,8 +169,11 @@ class _Part:
         self, carrier: Carrier, shard: Shard, exchanger: Exchanger, record: Record, own: Index
     ) -> None:
         opened, asker = carrier._opened, carrier._asker
+        if shard.starts_at is not None:
+            # It is begun when its rows start, by the clock that all who carry the run share.
+            opened = msgspec.structs.replace(opened, timetable=None)
         clocks = asker.clocks
-        self._carrier, self._opened, self._asker = carrier, opened, asker
+        self._carrier, self._opened, self._asker = carrier, carrier._opened, asker
         self._shard, self._exchanger, self._record = shard, exchanger, record
         self._rows = (shard.first_row, shard.last_row)
         self._index = JoinedIndex(carrier._index, own, self._rows)
@@ -253,7 +257,9 @@ class _Part:
 
     async def _flow(self, began: str) -> None:
         asker, opened, lineup = self._asker, self._opened, self._lineup
-        await anyio.to_thread.run_sync(partial(_mend, opened, self._index, self._sink, self._rows))
+        await anyio.to_thread.run_sync(
+            partial(mend, opened, self._index, self._sink.end_known, self._rows)
+        )
         update = update_of(
             opened,
             self._exchanger,
@@ -269,6 +275,8 @@ class _Part:
             if opened.settings.until is None and not wave.is_last:
                 # A gate is judged by what is shown, so everything in front of one has to be.
                 update.until = Proof.RESYNCED
+        if self._shard.starts_at is not None and opened.timetable is not None:
+            takes = opened.timetable.takes(self._shard.starts_at)
         follower = follower_of(
             opened,
             self._exchanger,
@@ -308,17 +316,6 @@ class _Part:
     def _noting_the_end(self, blocks: Iterator[list[Work]]) -> Iterator[list[Work]]:
         yield from blocks
         self._is_read = True
-
-
-def _mend(opened: Opened, index: JoinedIndex, sink: Sink, rows: tuple[int, int]) -> None:
-    """End the duplicates of rows that have ended, where a crash came in between the two."""
-    if not opened.checked.duplicates:
-        return
-    with fetching(index) as outcomes:
-        for row in filter(index.own.settled, range(rows[0], rows[1] + 1)):
-            for number, line in opened.checked.duplicates_of(row):
-                if not index.settled(number):
-                    sink.end_known(duplicate(outcomes.of(row), row=number, line=line))
 
 
 def _unopened(shard: Shard, fault: Reason) -> Told:

@@ -8,6 +8,7 @@ from cyclopts import Parameter
 
 from runner.cli.carrying import must_be_able_to_ask, resolve_settings, see_through
 from runner.cli.completing import RunName
+from runner.cli.elsewhere import Workers, bring
 from runner.cli.flags import THE_RUN, Api, Asking, Limits, Output
 
 _RUN = Parameter(group=THE_RUN, negative=(), show_default=False)
@@ -22,6 +23,7 @@ def brake(
     asking: Asking = Asking(),
     api: Api = Api(),
     limits: Limits = Limits(),
+    workers: Workers = Workers(),
     output: Output = Output(),
 ) -> int:
     """Pause the syncs whose re-sync a run has started and that are still going, as a new run.
@@ -47,9 +49,11 @@ def brake(
     if run_id is not None:
         check_run_id(run_id)
     resolved = resolve_settings(output, api, limits)
+    bring(run, resolved.places.runs_dir, workers, to_change=True)
     opens = open_release if release else open_brake
     return see_through(
         lambda warn: opens(run, resolved, run_id=run_id, warn=warn),
         asking=asking,
         output=output,
+        workers=workers,
     )

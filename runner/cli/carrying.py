@@ -9,9 +9,11 @@ from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, NoReturn, Protocol, Self, TypeAlias, TypeVar
 
+from runner.cli.elsewhere import Workers, field_of, leave_to_workers, may_be_carried
 from runner.cli.flags import Asking, Output, Telemetry, told
+from runner.cli.intending import intention
 from runner.errors import NotConfirmed, SettingsError, SyncshiftError
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from runner.opening import Opened
     from runner.results import Summary
     from runner.run import Crowd
+    from runner.run.field import Field
     from runner.settings import Resolved
 
 _T = TypeVar("_T")
@@ -94,7 +97,12 @@ def _somebody_is_there() -> bool:
 
 
 def see_through(
-    open_run: _Opens, *, asking: Asking, output: Output, telemetry: Telemetry = Telemetry()
+    open_run: _Opens,
+    *,
+    asking: Asking,
+    output: Output,
+    telemetry: Telemetry = Telemetry(),
+    workers: Workers = Workers(),
 ) -> int:
     """Open a run, ask, carry it to its end, tell what came of it; return the exit code.
 
@@ -103,10 +111,12 @@ def see_through(
     from runner.cli.measuring import measured
 
     with measured(telemetry, quiet=output.quiet) as measuring:
-        return _see_through(open_run, asking, output, measuring)
+        return _see_through(open_run, asking, output, measuring, workers)
 
 
-def _see_through(open_run: _Opens, asking: Asking, output: Output, measuring: Measuring) -> int:
+def _see_through(
+    open_run: _Opens, asking: Asking, output: Output, measuring: Measuring, workers: Workers
+) -> int:
     from runner.cli import screen
     from runner.opening import give_up
     from runner.run import gather, may_be_shared
@@ -115,7 +125,10 @@ def _see_through(open_run: _Opens, asking: Asking, output: Output, measuring: Me
     if opened.resumed and opened.manifest.state == "finished":
         return _tell_again(opened, output)
     try:
-        may_be_shared(opened.settings, watched=measuring.witness is not None)
+        watched = measuring.witness is not None
+        may_be_carried(opened.settings, workers, watched=watched)
+        may_be_shared(opened.settings, watched=watched)
+        field = field_of(opened.settings, workers)
         _confirm(opened, asking, output)
     except KeyboardInterrupt:
         opened.tokens.close()
@@ -127,13 +140,15 @@ def _see_through(open_run: _Opens, asking: Asking, output: Output, measuring: Me
     except SyncshiftError as refusal:
         give_up(opened, refusal)
         raise
+    if workers.detach and opened.left:
+        return leave_to_workers(opened, workers, quiet=output.quiet)
     # Before there is a thread, or an event loop: they do not go with a process that is forked.
-    crowd = gather(opened, _in_a_loop)
+    crowd = gather(opened, in_a_loop) if field is None else None
     if asking.ui:
         from runner.cli.watching import tell_of_page
 
         tell_of_page(opened.folder)
-    summary = _carry(opened, measuring, crowd=crowd, quiet=output.quiet)
+    summary = _carry(opened, measuring, crowd=crowd, field=field, quiet=output.quiet)
     _tell(opened, summary, output)
     code = summary.exit_code
     return 1 if code is None else code
@@ -147,7 +162,7 @@ def _confirm(opened: Opened, asking: Asking, output: Output) -> None:
     resyncs = opened.resyncs
     asks = most > 0 and not asking.yes
     if asks or not output.quiet:
-        screen.errors().print(_intention(opened))
+        screen.errors().print(intention(opened))
     elif opened.irreversible:
         for remark in opened.remarks:
             screen.warn(remark)
@@ -177,14 +192,21 @@ def _tell_again(opened: Opened, output: Output) -> int:
     return summary.exit_code or 0
 
 
-def _carry(opened: Opened, measuring: Measuring, *, crowd: Crowd | None, quiet: bool) -> Summary:
+def _carry(
+    opened: Opened,
+    measuring: Measuring,
+    *,
+    crowd: Crowd | None,
+    field: Field | None,
+    quiet: bool,
+) -> Summary:
     from runner.run import carry_out
 
     with _Stand(quiet=quiet) as stand:
         decide = stand.decide if _somebody_is_there() else None
         show = measuring.also(opened, stand.show)
         carrying = partial(carry_out, opened, show=show, leave=stand.leave, decide=decide)
-        return _in_a_loop(partial(carrying, crowd=crowd, witness=measuring.witness))
+        return in_a_loop(partial(carrying, crowd=crowd, field=field, witness=measuring.witness))
 
 
 def shown(work: _Work[_T], *, quiet: bool) -> _T:
@@ -193,10 +215,11 @@ def shown(work: _Work[_T], *, quiet: bool) -> _T:
     It is handed what shows its live figures, and what ends the process at once.
     """
     with _Stand(quiet=quiet) as stand:
-        return _in_a_loop(partial(work, show=stand.show, leave=stand.leave))
+        return in_a_loop(partial(work, show=stand.show, leave=stand.leave))
 
 
-def _in_a_loop(work: Callable[[], Awaitable[_T]]) -> _T:
+def in_a_loop(work: Callable[[], Awaitable[_T]]) -> _T:
+    """Do *work* in an event loop, and return what it returns."""
     import anyio
 
     async def main() -> _T:
@@ -263,67 +286,3 @@ def _tell(opened: Opened, summary: Summary, output: Output) -> None:
     if reason and (output.json or output.quiet):
         # The summary does not tell it, and it is what a person needs to know.
         screen.errors().print(screen.plain(reason), markup=False)
-
-
-def _intention(opened: Opened) -> Any:
-    """Return what is about to happen, in numbers."""
-    from rich.console import Group
-    from rich.text import Text
-
-    from runner.cli.screen import facts, plain
-    from runner.cli.telling import PROOFS, budget_of, slices_of, starts_of
-    from runner.forecast import rounds_of
-    from runner.rig import limit_of
-
-    checked, settings = opened.checked, opened.settings
-    left = opened.left
-    rows = [f"{left - opened.following:,} to carry"]
-    if opened.following:
-        rows.append(f"{opened.following:,} accepted, to be followed")
-    if opened.resumed:
-        rows.append(f"{checked.rows - left:,} ended before")
-    if checked.duplicates:
-        rows.append(f"{checked.duplicates:,} duplicates")
-    if opened.irreversible:
-        rows.append(f"{opened.irreversible:,} that cannot be restored")
-    elif checked.invalid:
-        rows.append(f"{checked.invalid:,} invalid, passed over")
-    rate = f"{settings.rate:g} requests a second" if settings.rate else "no ceiling on the rate"
-    limits = (
-        f"{settings.concurrency} requests in flight, {rate}, {settings.max_attempts} attempts each"
-    )
-    failures = limit_of(opened).in_words(rows=left, strict=settings.strict)
-    follows = opened.resyncs or opened.following
-    at_most = "up to " if opened.changes is None else ""
-    resyncs = (
-        f"{at_most}{opened.resyncs:,}: a changed credential makes Paragon sync all anew"
-        if opened.resyncs
-        else "none"
-    )
-    rounds = rounds_of(opened.resyncs, settings, opened.folder.path.parent)
-    budget = budget_of(rounds, settings) if opened.resyncs else {}
-    head = Text.assemble((opened.job.name, "bold"), " on ", (settings.base_url, "bold"))
-    known = {
-        "run": f"{opened.folder.run_id} ({opened.folder.path})",
-        "rows": ", ".join(rows),
-    }
-    minded = [Text.assemble(("  mind: ", "yellow"), plain(remark)) for remark in opened.remarks]
-    if not left:
-        return Group(head, facts(known), *minded)
-    return Group(
-        head,
-        facts(
-            {
-                **known,
-                "users": f"{checked.users:,}",
-                "re-syncs": resyncs,
-                **budget,
-                "limits": limits,
-                "failures": failures + (", counted afresh" if opened.resumed else ""),
-                **slices_of(opened),
-                **starts_of(opened.manifest),
-                "proof": PROOFS[settings.until or (None if follows else "accepted")],
-            }
-        ),
-        *minded,
-    )

@@ -19,8 +19,10 @@ from runner.cli import (
     making,
     plans,
     runs,
+    scheduling,
     undoing,
     watching,
+    working,
 )
 from runner.errors import SettingsError, SyncshiftError
 from runner.version import VERSION
@@ -65,6 +67,9 @@ app.command(making.make_input, name="input")
 app.command(doctoring.doctor)
 app.command(doctoring.config)
 app.command(completing.completion)
+app.command(working.worker)
+app.command(working.engine)
+app.command(scheduling.schedule)
 
 
 def run_words(words: Sequence[str]) -> int:

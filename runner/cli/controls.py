@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from runner.cli.completing import RunName
+from runner.cli.elsewhere import Database, give_elsewhere
 from runner.cli.flags import THE_RUN, Output
 from runner.errors import RunRefused, SettingsError
 
@@ -23,6 +24,7 @@ def pause(
     *,
     for_: Annotated[str | None, Parameter(name="--for", group=THE_RUN, negative=())] = None,
     reason: _WHY = None,
+    database: Database = Database(),
     output: Output = Output(),
 ) -> int:
     """Have a run at work send nothing more, reads included; what is in flight lands.
@@ -43,10 +45,17 @@ def pause(
     from runner.control import Order
 
     for_s = None if for_ is None else _duration_s(for_)
-    return _give(run, Order(command="pause", reason=reason, for_s=for_s), output)
+    return _give(run, Order(command="pause", reason=reason, for_s=for_s), database, output)
 
 
-def go_on(run: RunName, /, *, reason: _WHY = None, output: Output = Output()) -> int:
+def go_on(
+    run: RunName,
+    /,
+    *,
+    reason: _WHY = None,
+    database: Database = Database(),
+    output: Output = Output(),
+) -> int:
     """End the pause of a run; at a gate that waits for a person, say yes.
 
     Example: syncshift continue friday
@@ -60,7 +69,7 @@ def go_on(run: RunName, /, *, reason: _WHY = None, output: Output = Output()) ->
     """
     from runner.control import Order
 
-    return _give(run, Order(command="continue", reason=reason), output)
+    return _give(run, Order(command="continue", reason=reason), database, output)
 
 
 def set_limits(
@@ -72,6 +81,7 @@ def set_limits(
     max_resyncs: Annotated[str | None, _NEW] = None,
     max_failures: Annotated[str | None, _NEW] = None,
     reason: _WHY = None,
+    database: Database = Database(),
     output: Output = Output(),
 ) -> int:
     """Change limits of a run at work, from now on; `resume` keeps them.
@@ -112,10 +122,17 @@ def set_limits(
                 raise SettingsError(f"--{name} {error}; got {text!r}") from None
     if max_failures is not None:
         FailureLimit.parse(max_failures)
-    return _give(run, Order(command="set", reason=reason, **values), output)
+    return _give(run, Order(command="set", reason=reason, **values), database, output)
 
 
-def stop(run: RunName, /, *, reason: _WHY = None, output: Output = Output()) -> int:
+def stop(
+    run: RunName,
+    /,
+    *,
+    reason: _WHY = None,
+    database: Database = Database(),
+    output: Output = Output(),
+) -> int:
     """Have a run take no more rows; what is in flight lands, and it can be resumed.
 
     Returns as soon as the run has said so. The run itself ends with exit code 4.
@@ -131,7 +148,7 @@ def stop(run: RunName, /, *, reason: _WHY = None, output: Output = Output()) -> 
     """
     from runner.control import Order
 
-    return _give(run, Order(command="stop", reason=reason), output)
+    return _give(run, Order(command="stop", reason=reason), database, output)
 
 
 def _duration_s(text: str) -> float:
@@ -143,15 +160,17 @@ def _duration_s(text: str) -> float:
         raise SettingsError(f"--for {error}; got {text!r}") from None
 
 
-def _give(run: str, order: Order, output: Output) -> int:
+def _give(run: str, order: Order, database: Database, output: Output) -> int:
     """Give an order, and tell what the run says. Raises `RunRefused` when that is no."""
     from runner.cli import screen
     from runner.cli.looking import runs_dir_of
     from runner.control import ask, order_of
     from runner.folder import Folder
 
-    folder = Folder.open(runs_dir_of(output), run)
-    reply = ask(folder, order_of(order))
+    order, folder = order_of(order), Folder(runs_dir_of(output) / run)
+    reply = None if folder.is_locked() else give_elsewhere(run, order, database)
+    if reply is None:
+        reply = ask(Folder.open(folder.path.parent, run), order)
     if not reply.done:
         raise RunRefused(f"run {run}: {reply.said}")
     if output.json:

@@ -116,6 +116,9 @@ class Hands:
 
     processes: Annotated[str | None, _flag(_LIMITS)] = None
     """Carry the rows with so many processes of this machine; every limit is that of all (1)."""
+    engine: Annotated[Literal["local", "postgres"] | None, _flag(_LIMITS)] = None
+    """Who carries the rows: this machine (local), or `syncshift worker` anywhere, over
+    PostgreSQL (local)."""
 
 
 @Parameter(name="*")

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from runner.cli import screen
 from runner.cli.completing import RunName
+from runner.cli.elsewhere import Database, bring
 from runner.cli.flags import THE_RUN, Output, told
 from runner.errors import SettingsError
 
@@ -32,6 +33,7 @@ def status(
     /,
     *,
     watch: Annotated[bool, _RUN] = False,
+    database: Database = Database(),
     output: Output = Output(),
 ) -> int:
     """List all runs, or show one; of a run that is at work, live on a terminal.
@@ -65,6 +67,7 @@ def status(
         else:
             screen.data().print(_table(listed) if listed else Text(f"no runs in {runs_dir}"))
         return 0
+    bring(run, runs_dir, database, to_change=False)
     folder = Folder.open(runs_dir, run)
     console = screen.data()
     if watch:
@@ -86,7 +89,7 @@ def status(
     return 0
 
 
-def report(run: RunName, /, *, output: Output = Output()) -> int:
+def report(run: RunName, /, *, database: Database = Database(), output: Output = Output()) -> int:
     """Rebuild the result files, the summary and the page of a run, however it ended.
 
     Works from the run's folder alone: journals and input. Exit code 0 if it
@@ -104,7 +107,9 @@ def report(run: RunName, /, *, output: Output = Output()) -> int:
     from runner.job import find
     from runner.page import write_page
 
-    folder = Folder.open(runs_dir_of(output), run)
+    runs_dir = runs_dir_of(output)
+    bring(run, runs_dir, database, to_change=False)
+    folder = Folder.open(runs_dir, run)
     if folder.is_locked():
         screen.warn("the run is at work; its files are written when it ends")
         return _show(folder, output)

@@ -11,6 +11,7 @@ from cyclopts import Parameter
 
 from runner.cli.carrying import must_be_able_to_ask, resolve_settings, see_through, shown
 from runner.cli.completing import JobName, RunName
+from runner.cli.elsewhere import Database, Workers, bring
 from runner.cli.flags import (
     THE_RUN,
     Api,
@@ -95,6 +96,7 @@ def apply(
     asking: Asking = Asking(),
     api: Api = Api(),
     limits: Limits = Limits(),
+    workers: Workers = Workers(),
     telemetry: Telemetry = Telemetry(),
     hands: Hands = Hands(),
     output: Output = Output(),
@@ -120,11 +122,13 @@ def apply(
     max_age_s = _duration_s("--max-age", max_age)
     must_be_able_to_ask(asking)
     resolved = resolve_settings(output, api, limits, hands)
+    bring(run, resolved.places.runs_dir, workers, to_change=True)
     return see_through(
         lambda warn: open_planned(run, resolved, max_age_s=max_age_s, now_s=time.time(), warn=warn),
         asking=asking,
         output=output,
         telemetry=telemetry,
+        workers=workers,
     )
 
 
@@ -134,6 +138,7 @@ def verify(
     *,
     watch: Annotated[bool, _RUN] = False,
     every: Annotated[str, _RUN] = "30s",
+    database: Database = Database(),
     api: Host = Host(),
     limits: Pace = Pace(),
     output: Output = Output(),
@@ -160,6 +165,7 @@ def verify(
 
     every_s = _duration_s("--every", every)
     resolved = resolve_settings(output, api, limits)
+    bring(run, resolved.places.runs_dir, database, to_change=False)
     found = _look(run, resolved, output)
     code = None
     while watch and found.reason is None and found.exit_code:

@@ -9,6 +9,7 @@ from cyclopts import Parameter
 
 from runner.cli.carrying import must_be_able_to_ask, resolve_settings, see_through
 from runner.cli.completing import JobName, RunName
+from runner.cli.elsewhere import Workers, bring
 from runner.cli.flags import (
     THE_RUN,
     Api,
@@ -38,6 +39,7 @@ def run(
     hands: Hands = Hands(),
     making: Making = Making(),
     rollout: Rollout = Rollout(),
+    workers: Workers = Workers(),
     telemetry: Telemetry = Telemetry(),
     output: Output = Output(),
 ) -> int:
@@ -83,6 +85,7 @@ def run(
         asking=asking,
         output=output,
         telemetry=telemetry,
+        workers=workers,
     )
 
 
@@ -95,6 +98,7 @@ def resume(
     api: Api = Api(),
     limits: Limits = Limits(),
     hands: Hands = Hands(),
+    workers: Workers = Workers(),
     telemetry: Telemetry = Telemetry(),
     output: Output = Output(),
 ) -> int:
@@ -118,9 +122,11 @@ def resume(
 
     must_be_able_to_ask(asking)
     resolved = resolve_settings(output, api, limits, hands)
+    bring(run, resolved.places.runs_dir, workers, to_change=True)
     return see_through(
         lambda warn: reopen(run, resolved, past_gate=past_gate, warn=warn),
         asking=asking,
         output=output,
         telemetry=telemetry,
+        workers=workers,
     )

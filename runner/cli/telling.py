@@ -101,11 +101,10 @@ def starts_of(manifest: Manifest, *, planned: bool = False) -> dict[str, str]:
     told = [_start(start) for start in first]
     if more := len(manifest.starts) - len(first):
         told.append(f"and {more:,} zones more, the last of them {_start(last)}")
-    told.append(
-        "counted anew when the plan is applied"
-        if planned
-        else "this process waits for that, so leave it running"
-    )
+    waits = "workers wait for that, whatever becomes of this process"
+    if manifest.settings.engine == "local":
+        waits = "this process waits for that, so leave it running"
+    told.append("counted anew when the plan is applied" if planned else waits)
     return {"starts": "; ".join(told)}
 
 

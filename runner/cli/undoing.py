@@ -8,6 +8,7 @@ from cyclopts import Parameter
 
 from runner.cli.carrying import must_be_able_to_ask, resolve_settings, see_through
 from runner.cli.completing import RunName
+from runner.cli.elsewhere import Workers, bring
 from runner.cli.flags import THE_RUN, Api, Asking, Hands, Limits, Output, Rollout, Telemetry
 
 _RUN = Parameter(group=THE_RUN, negative=(), show_default=False)
@@ -24,6 +25,7 @@ def retry(
     limits: Limits = Limits(),
     hands: Hands = Hands(),
     rollout: Rollout = Rollout(),
+    workers: Workers = Workers(),
     telemetry: Telemetry = Telemetry(),
     output: Output = Output(),
 ) -> int:
@@ -52,11 +54,13 @@ def retry(
         check_run_id(run_id)
     wanted = None if classes is None else classes_of(classes)
     resolved = resolve_settings(output, api, limits, hands, rollout)
+    bring(run, resolved.places.runs_dir, workers, to_change=True)
     return see_through(
         lambda warn: open_retry(run, resolved, classes=wanted, run_id=run_id, warn=warn),
         asking=asking,
         output=output,
         telemetry=telemetry,
+        workers=workers,
     )
 
 
@@ -71,6 +75,7 @@ def rollback(
     limits: Limits = Limits(),
     hands: Hands = Hands(),
     rollout: Rollout = Rollout(),
+    workers: Workers = Workers(),
     telemetry: Telemetry = Telemetry(),
     output: Output = Output(),
 ) -> int:
@@ -97,9 +102,11 @@ def rollback(
     if run_id is not None:
         check_run_id(run_id)
     resolved = resolve_settings(output, api, limits, hands, rollout)
+    bring(run, resolved.places.runs_dir, workers, to_change=True)
     return see_through(
         lambda warn: open_rollback(run, resolved, only=only, run_id=run_id, warn=warn),
         asking=asking,
         output=output,
         telemetry=telemetry,
+        workers=workers,
     )

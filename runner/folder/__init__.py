@@ -4,6 +4,6 @@ The values stand in `manifest`; the directory, with its lock, in `place`.
 """
 
 from runner.folder.manifest import Input, Manifest
-from runner.folder.place import LOCK, MANIFEST, Folder, Readable
+from runner.folder.place import LOCK, MANIFEST, SESSION, Folder, Readable
 
-__all__ = ["LOCK", "MANIFEST", "Folder", "Input", "Manifest", "Readable"]
+__all__ = ["LOCK", "MANIFEST", "SESSION", "Folder", "Input", "Manifest", "Readable"]

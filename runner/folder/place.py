@@ -32,6 +32,8 @@ from runner.settings import check_run_id
 
 MANIFEST = "run.json"
 LOCK = "lock"
+SESSION = "engine.session"
+"""Of which session in the database the folder is a copy, where workers carry the run."""
 _BLOCK = 1 << 20
 _LOOKS = 5
 _LOOK_S = 0.02

@@ -185,20 +185,23 @@ class Committer:
 
     def _serve(self) -> None:
         while (job := self._jobs.get()) is not None:
-            failure = None
-            try:
-                for journal, data in job:
-                    write_whole(journal.fd, data)
-                for journal, _ in job:
-                    self._sync(journal.fd)
-                    if os.fstat(journal.fd).st_nlink == 0:
-                        raise FileNotFoundError(2, "the file was removed")
-            except OSError as error:
-                failure = DiskFault(
-                    f"{journal.path}: cannot be written ({error.strerror or error}); "
-                    "nothing more was sent. Make room or mend the disk, then resume the run"
-                )
-            self._loop.call_soon_threadsafe(self._done, failure)
+            self._loop.call_soon_threadsafe(self._done, self._write(job))
+
+    def _write(self, job: list[tuple[Journal, bytes]]) -> DiskFault | None:
+        """Return once all of *job* is durable, or why it is not. Runs in a thread."""
+        try:
+            for journal, data in job:
+                write_whole(journal.fd, data)
+            for journal, _ in job:
+                self._sync(journal.fd)
+                if os.fstat(journal.fd).st_nlink == 0:
+                    raise FileNotFoundError(2, "the file was removed")
+        except OSError as error:
+            return DiskFault(
+                f"{journal.path}: cannot be written ({error.strerror or error}); "
+                "nothing more was sent. Make room or mend the disk, then resume the run"
+            )
+        return None
 
     def _done(self, failure: DiskFault | None) -> None:
         group, self._group = self._group, []

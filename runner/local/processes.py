@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 import anyio
 import anyio.abc
+import anyio.to_thread
 import msgspec
 
 from runner.departures import Line
@@ -29,6 +30,10 @@ from runner.local.wire import (
     Wire,
 )
 
+_SHARDS_EACH = 4
+"""So many for each process: the last ones end at about the same time."""
+_FEWEST_ROWS = 50
+"""In a shard, as long as there is one for each process."""
 _MOST_SHARDS = 3
 """At one process: one that is under way, and others whose last rows are only followed."""
 _MOST_DEATHS = 5
@@ -76,11 +81,14 @@ class Processes:
         standing: Callable[[float], tuple[Held, ...]],
         heed: Callable[[int, Event], None],
         lost: Callable[[int], None],
+        merge: Callable[[], object],
     ) -> None:
         """*standing* tells why nobody moves, as people and the clock have it.
 
         *heed* takes what happened at a worker, by its number, and *lost* is told that one died.
+        *merge* makes what shards have written part of the run's own journals; it blocks.
         """
+        self._merge = merge
         self._nursery = nursery
         self._ledger = ledger
         self._hands = [_Hand(number) for number in range(processes)]
@@ -104,6 +112,21 @@ class Processes:
         """How many there are to be."""
         return len(self._hands)
 
+    @property
+    def stop(self) -> Reason | None:
+        """Why the run ends."""
+        return self._ledger.stop
+
+    @property
+    def left(self) -> Reason | None:
+        """Why rows were left although the run went on to its end."""
+        return self._ledger.left
+
+    def parts(self, rows: int) -> int:
+        """Return into how many shards so many rows are cut."""
+        many = self.processes
+        return max(many, min(_SHARDS_EACH * many, rows // _FEWEST_ROWS))
+
     # What the conductor asks for.
 
     async def submit(self, shards: Sequence[Shard]) -> None:
@@ -123,6 +146,11 @@ class Processes:
         """Return how far they are."""
         there = sum(hand.pid is not None for hand in self._hands)
         return self._ledger.progress(workers=there)
+
+    async def gather(self) -> None:
+        """Make what the shards have written part of the run's own journals. Raises `DiskFault`."""
+        await anyio.to_thread.run_sync(self._merge)
+        self.merges += 1
 
     def cancel(self, reason: SyncshiftError) -> None:
         """Let nobody take another row, or send anything more; what is in flight may land."""
@@ -180,7 +208,7 @@ class Processes:
                 self._answer(hand, message)
             wire.close()
             hand.pid, hand.wire = None, None
-            self._lost(hand.number)
+            self._lost(hand.number + 1)
             # What it had sent may be on its way yet; a look now could come before it.
             await anyio.sleep(_SETTLE_S if hand.shards else 0.0)
             self._bury(hand)
@@ -209,7 +237,7 @@ class Processes:
             case Says(number=number, told=told):
                 concerns_all = self._ledger.take(told, now=now)
                 for event in told.events:
-                    self._heed(hand.number, event)
+                    self._heed(hand.number + 1, event)
                 hand.send(Ordered(number, self._orders(hand, told.shard, now)))
                 if told.is_over:
                     hand.shards.pop(told.shard, None)

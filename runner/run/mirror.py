@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import anyio
 
 from runner.attempt import Clocks
-from runner.engine import Engine, Event, Progress, Waited
-from runner.ledger import Ledger
+from runner.engine import Engine, Event, Progress, Reason, Waited
 from runner.live import IDLE, Live
 from runner.pipeline import Stop, Tally
 from runner.standstill import HEALTH, PAUSE, START, WINDOW
@@ -25,12 +24,20 @@ _TOLD = frozenset({THROTTLED, OUTAGE})
 _HELD, _RELEASED = "throttle.held", "throttle.released"
 
 
+class Led(Engine, Protocol):
+    """An engine that may end a run."""
+
+    @property
+    def stop(self) -> Reason | None:
+        """Why the run ends, as the workers have it."""
+        ...
+
+
 class Mirror:
     """Keeps what is shown, and on record, of the run as all workers tell it."""
 
     def __init__(
         self,
-        ledger: Ledger,
         tally: Tally,
         waits: Waits,
         stop: Stop,
@@ -38,18 +45,17 @@ class Mirror:
         clocks: Clocks,
         tell: Callable[..., None],
     ) -> None:
-        self._ledger = ledger
         self._tally = tally
         self._waits = waits
         self._stop = stop
         self._clocks = clocks
         self._tell = tell
-        self._out: defaultdict[str, set[int]] = defaultdict(set)
+        self._out: defaultdict[str, set[int | str]] = defaultdict(set)
         self._begun: set[str] = set()
         self._since: dict[str, float] = {}
         self.progress = Progress()
 
-    async def run(self, engine: Engine) -> None:
+    async def run(self, engine: Led) -> None:
         """Look now and then until canceled; what ends the run on either side ends it on both."""
         told = False
         while True:
@@ -59,7 +65,7 @@ class Mirror:
                 engine.cancel(self._stop.reason)
             await anyio.sleep(_EVERY_S)
 
-    def look(self, engine: Engine) -> None:
+    def look(self, engine: Led) -> None:
         """Take in how all of them stand."""
         self.progress = progress = engine.observe()
         tally, now = self._tally, self._clocks.steady()
@@ -78,8 +84,8 @@ class Mirror:
         for reason in self._begun - set(found):
             self._waits.end(reason)
         self._begun = set(found)
-        if self._ledger.stop is not None and self._stop.reason is None:
-            self._stop(self._ledger.stop.error())
+        if engine.stop is not None and self._stop.reason is None:
+            self._stop(engine.stop.error())
 
     def reasons(self) -> list[Wait]:
         """Return why workers wait, with moments on the run's clock."""
@@ -95,7 +101,7 @@ class Mirror:
             for w in found
         ]
 
-    def heed(self, worker: int, event: Event) -> None:
+    def heed(self, worker: int | str, event: Event) -> None:
         """Put on record what happened at a worker; an outage that several see is one."""
         reason = event.fields.get("reason")
         if reason == OUTAGE and event.name == _HELD:
@@ -110,10 +116,10 @@ class Mirror:
         fields: dict[str, Any] = event.fields
         self._tell(event.name, **fields)
 
-    def lost(self, worker: int) -> None:
+    def lost(self, worker: int | str) -> None:
         """Put on record that a worker died; others go on with what it carried."""
         self._out[OUTAGE].discard(worker)
-        self._tell("worker.lost", worker=worker + 1)
+        self._tell("worker.lost", worker=worker)
 
     def _shared(self) -> list[Waited]:
         idle = not self.progress.in_flight

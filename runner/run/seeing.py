@@ -8,7 +8,7 @@ import random
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import anyio
 import anyio.to_thread
@@ -35,6 +35,9 @@ from runner.run.session import Session
 from runner.waits import Waits
 from runner.witness import Witness
 
+if TYPE_CHECKING:
+    from runner.run.field import Field
+
 _LEAVE_S = 5.0
 
 
@@ -47,6 +50,7 @@ async def carry_out(
     clocks: Clocks | None = None,
     sync: Callable[[int], None] = os.fdatasync,
     crowd: Crowd | None = None,
+    field: Field | None = None,
     witness: Witness | None = None,
 ) -> Summary:
     """Carry every row that is left, and return what the run adds up to.
@@ -54,7 +58,8 @@ async def carry_out(
     *show* is handed the live figures once sending begins. *leave* ends the
     process at once, with an exit code, when a second signal comes. *decide* puts a
     question to the person at the terminal; None: there is none. *crowd* are the processes
-    that carry it; None: this one does. *witness* looks on at a run that is carried alone.
+    that carry it, *field* is where workers find it; without either this process does.
+    *witness* looks on at a run that is carried alone.
     Raises `JournalDamaged`, and `DiskFault` when even the account could not be written.
     """
     clocks = clocks or Clocks(time.monotonic, time.time, random.random)
@@ -72,7 +77,7 @@ async def carry_out(
         )
     )
     settings = opened.settings
-    if crowd is not None:
+    if crowd is not None or field is not None:
         # Each process lets its own requests land in that time, and then closes its journals.
         settings = msgspec.structs.replace(settings, drain_s=settings.drain_s + _LEAVE_S)
     asker = Asker(
@@ -89,13 +94,15 @@ async def carry_out(
             try:
                 with carrying:
                     drain = partial(asker.drain, carrying)
-                    hooks = (show, decide, drain, sync, crowd, witness)
+                    hooks = (show, decide, drain, sync, crowd, field, witness)
                     await _carry(opened, manifest, asker, *hooks)
                 # In a thread, so that a second signal is still heard.
-                account = partial(_account, learns=crowd is None)
+                account = partial(_account, learns=crowd is None and field is None)
                 summary = await anyio.to_thread.run_sync(
                     account, opened, manifest, asker, clocks.wall()
                 )
+                if field is not None:
+                    await anyio.to_thread.run_sync(field.hand_in, opened)
             except SyncshiftError as error:
                 refusal = error
             group.cancel_scope.cancel()
@@ -119,6 +126,7 @@ async def _carry(
     drain: Callable[[SyncshiftError], None],
     sync: Callable[[int], None],
     crowd: Crowd | None,
+    field: Field | None,
     witness: Witness | None,
 ) -> None:
     """Send what is left. Ends with every journal on disk, or with a stop saying why not."""
@@ -150,7 +158,10 @@ async def _carry(
             decide=decide,
             witness=witness,
         )
-        await (carry_alone(session) if crowd is None else lead(session, crowd))
+        if field is not None:
+            await field.lead(session)
+        else:
+            await (carry_alone(session) if crowd is None else lead(session, crowd))
         carried = True
     finally:
         waits.close()
