@@ -60,11 +60,13 @@ class Guarded:
         self._transport = transport
         self._guard = guard
 
-    async def send(self, request: Request, authorization: str) -> Response | Fault:
+    async def send(
+        self, request: Request, authorization: str, *, afresh: bool = False
+    ) -> Response | Fault:
         """Send *request* if it may leave. Raises `Closing` otherwise."""
         if not self._guard():
             raise Closing
-        return await self._transport.send(request, authorization)
+        return await self._transport.send(request, authorization, afresh=afresh)
 
 
 class Looker:
