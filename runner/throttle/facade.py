@@ -93,11 +93,6 @@ class Throttle:
         """The requests a second that may leave now."""
         return self.pacer.rate_per_s
 
-    @property
-    def slack_s(self) -> float:
-        """So late a departure may be without the pace getting lower."""
-        return self.pacer.slack_s
-
     def learned(self) -> Learned | None:
         """Return what is known of the server by now; None before it has taken much."""
         rate = self._rate
