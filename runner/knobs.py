@@ -58,7 +58,7 @@ def _processes(value: Any) -> int:
 
 
 def _engine(value: Any) -> str:
-    if value not in {"local", "postgres"}:
+    if value not in ["local", "postgres"]:
         raise ValueError("must be local or postgres")
     return str(value)
 
