@@ -143,6 +143,7 @@ def test_a_server_that_is_away_for_20_s_loses_nothing(tmp_path: Path, where: str
         _without_a_server(tmp_path, server, rows=3000, away_s=20.0)
 
 
+@pytest.mark.long
 def test_a_server_that_stays_away_ends_the_run_resumable(tmp_path: Path) -> None:
     """Exit code 4 after --max-outage, of the run and of a worker; a resume carries the rest."""
     with (
