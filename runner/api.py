@@ -7,6 +7,7 @@ the text and the ``repr`` of an aiohttp exception can hold the bearer token.
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import errno
 import platform
@@ -111,9 +112,10 @@ class Api:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for session in (self._session, self._afresh):
-            if session is not None:
-                await session.close()
+        async with contextlib.AsyncExitStack() as closing:
+            # Each, even when canceled in the middle of it.
+            for session in filter(None, (self._session, self._afresh)):
+                closing.push_async_callback(session.close)
 
     async def send(
         self, request: Request, authorization: str, *, afresh: bool = False
