@@ -6,11 +6,7 @@ import json
 import re
 from pathlib import Path
 
-import pytest
-
 from tests.commands import Stage, journal, until
-
-pytestmark = pytest.mark.no_cover
 
 
 def test_the_demo_tells_the_truth(tmp_path: Path) -> None:

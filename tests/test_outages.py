@@ -172,7 +172,7 @@ async def test_t5_outage_after_outage_fails_no_row(
 
 
 @pytest.mark.parametrize("kind", [UNAVAILABLE, DROP])
-@in_fast_motion(50)
+@in_fast_motion(20)
 async def test_an_outage_beyond_max_outage_stops_the_run_resumably(
     kind: OutageKind, tmp_path: Path
 ) -> None:
