@@ -26,7 +26,7 @@ from benchmarks.server import serving
 from runner.tokens import make_demo_key
 
 ROUNDS = 3
-ROWS = 20_000
+ROWS = 200_000
 USERS = 500
 MANY = 2
 SLOWEST = 1 / 1.6

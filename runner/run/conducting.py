@@ -183,6 +183,8 @@ class _Conductor:
             await self._flow(wave, began)
             if wave.is_last or self._stop.reason is not None:
                 return
+            # What this wave has written counts at its gate, and for what is left behind it.
+            await anyio.to_thread.run_sync(self._index.extend)
             if not await self._lets_through(slices, wave):
                 return
             began = opened.folder.read().gates[-1].passed_at or began
@@ -196,7 +198,6 @@ class _Conductor:
         await troop.submit(shards)
         await troop.over()
         await troop.gather()
-        await anyio.to_thread.run_sync(self._index.extend)
 
     async def _lets_through(self, slices: Slices, wave: Wave) -> bool:
         update = self._update
