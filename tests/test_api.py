@@ -544,6 +544,17 @@ async def test_r8_a_kept_connection_that_is_closed_under_a_request_is_stale() ->
     assert [judge(fault, writes=True).free for fault in (second, fresh)] == [True, False]
 
 
+async def test_r8_a_request_that_goes_afresh_has_a_connection_of_its_own() -> None:
+    """It takes none of the pool, and leaves none there."""
+    async with Wire(says(200)).listening() as wire, client(wire) as api:
+        made = []
+        for afresh in (False, False, True, True, False):
+            assert isinstance(await api.send(WRITE, BEARER, afresh=afresh), Response)
+            made.append(wire.connections)
+
+    assert made == [1, 1, 2, 3, 3]
+
+
 async def test_r8_a_server_that_breaks_its_word_costs_a_retry_at_most() -> None:
     """It closes after each reply while saying keep-alive: two attempts a row, and all succeed."""
     wire, attempts = Wire(says(200, "Connection: keep-alive"), closes=True), []

@@ -12,6 +12,7 @@ from typing import Literal
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from runner.simulator import Behavior
 from tests.browsers import AXE, launched, missing
 from tests.commands import NEW, Command, Stage, journal, until
 
@@ -29,8 +30,12 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def stage(tmp_path: Path) -> Iterator[Stage]:
-    """Return where commands are run, with a simulator."""
-    with Stage(tmp_path) as stage:
+    """Return where commands are run, with a simulator.
+
+    Its re-syncs take a moment. One that takes none can end in the very millisecond to which
+    `Date` tells that it was accepted: whoever did not read before cannot tell it from an older one.
+    """
+    with Stage(tmp_path, behavior=Behavior(resync_s=0.05)) as stage:
         yield stage
 
 
