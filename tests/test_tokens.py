@@ -1,4 +1,4 @@
-"""Tokens: minted when needed, renewed in time, off the event loop, and never shown."""
+"""Tokens: minted when needed, renewed in time, many off the event loop, and never shown."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from typing import Any, cast
 
 import jwt
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 from runner.errors import SettingsError
 from runner.secret import Secret
@@ -28,6 +29,7 @@ from runner.tokens import (
     load_signing_key,
     make_demo_key,
 )
+from runner.tokens.minting import FEW
 
 AUDIENCE = "useparagon.com/3f1c"
 KEY = load_signing_key(make_demo_key(), origin="tests")
@@ -462,6 +464,40 @@ async def test_a8_signing_does_not_block_the_loop() -> None:
     assert 1 <= len(threads) <= 2
     assert default.given == 0
     assert tokens.minted == 300
+
+
+async def signers_after(tokens: Tokens, users: int) -> int:
+    """Return how many threads of *tokens* there are once so many users have theirs."""
+    await asyncio.gather(*(tokens.mint(f"user {number}") for number in range(users)))
+    assert tokens.minted == users
+    return len(tokens._threads._threads)
+
+
+@pytest.mark.parametrize(("users", "threads"), [(1, 0), (FEW, 0), (FEW + 1, 1)])
+async def test_few_are_signed_without_a_thread(users: int, threads: int) -> None:
+    """A hop would take as long as the signature; of many, none is signed in the loop."""
+    assert await signers_after(make_tokens(), users) == threads
+
+
+async def test_few_are_signed_one_in_a_turn_of_the_loop() -> None:
+    """So the loop is never blocked for longer than one signature takes."""
+    tokens = make_tokens()
+    first, second = (asyncio.ensure_future(tokens.mint(user)) for user in ("a", "b"))
+    await turns(2)
+    minted = [tokens.minted]
+    await turns(1)
+    minted.append(tokens.minted)
+    await asyncio.gather(first, second)
+
+    assert minted == [1, 2]
+
+
+async def test_a_long_key_signs_in_a_thread() -> None:
+    """A signature of 4,096 bits takes too long for the event loop."""
+    key = SigningKey(rsa.generate_private_key(65537, 4096))
+    tokens = Tokens(key, audience=AUDIENCE, renew_ahead_s=60)
+
+    assert await signers_after(tokens, 1) == 1
 
 
 async def test_a8_the_first_of_many_does_not_wait_for_the_last() -> None:

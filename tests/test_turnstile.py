@@ -473,3 +473,33 @@ async def test_s5_a_thousand_cancellations_leave_nothing_behind(start: Start) ->
     assert ended.count(None) > 500
     assert turnstile.throttle.in_flight == turnstile._approaching == turnstile.waiting == 0
     assert not turnstile._aspirants
+
+
+async def test_waiting_for_the_pace_does_not_turn_the_loop(start: Start) -> None:
+    """Where a departure may be late, whoever waits for it sleeps, however near it is."""
+    clock = Clock()
+    turnstile = Turnstile(gate(ceiling=9, rate_per_s=200.0), clock=clock)
+    await turnstile.enter()
+    waits = start(turnstile.enter())
+    await settled()
+    looks = clock.looks
+    await settled()
+
+    assert not waits.done()
+    assert clock.looks == looks
+
+
+async def test_whoever_comes_behind_others_sets_no_timer(start: Start) -> None:
+    """The timer that is set will look for them too."""
+    turnstile = Turnstile(gate(ceiling=9, rate_per_s=5.0))
+    await turnstile.enter()
+    start(turnstile.enter())
+    await settled()
+    timer = turnstile._timer
+    for _ in range(5):
+        start(turnstile.approach())
+        turnstile.nudge()
+        await settled()
+
+    assert timer is not None
+    assert turnstile._timer is timer

@@ -97,7 +97,7 @@ class SigningKey:
         return self._key.key_size
 
     def sign(self, claims: Mapping[str, object]) -> HiddenStr:
-        """Return a JWT (RS256) of *claims*. Takes about 0.4 ms: not for the event loop."""
+        """Return a JWT (RS256) of *claims*. Takes nearly a millisecond with 2048 bits."""
         return HiddenStr(jwt.encode(dict(claims), self._key, algorithm="RS256"))
 
     def public_pem(self) -> bytes:

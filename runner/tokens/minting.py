@@ -1,4 +1,4 @@
-"""One token per user, signed off the event loop, kept until shortly before it expires."""
+"""One token per user, kept until shortly before it expires; many are signed off the event loop."""
 
 from __future__ import annotations
 
@@ -24,6 +24,14 @@ THREADS: Final = 2
 
 CHUNK: Final = 16
 """Tokens signed in one hop: some 8 ms of work, so nobody waits long for others' tokens."""
+
+
+FEW: Final = 2
+"""So few that are wanted at a time are signed in the event loop, one in a turn of it: to hand the
+interpreter to a thread and back, in the midst of sending, takes as long as the signature."""
+
+QUICK_BITS: Final = 2048
+"""A signature with a longer key takes several times as long: too long for the event loop."""
 
 
 class _Claims(NamedTuple):
@@ -197,23 +205,31 @@ class Tokens:
         waiters.append(waiter)
         if len(waiters) == 1:
             self._queue.append(user_id)
-        if not self._scheduled:
+        self._schedule(loop)
+        return waiter
+
+    def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._queue and not self._scheduled:
             # Later in this turn of the loop, when everyone who is about to ask has asked.
             self._scheduled = True
             loop.call_soon(self._dispatch, loop)
-        return waiter
 
     def _dispatch(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Give every idle thread a chunk of what is queued."""
+        """Give every idle thread a chunk of what is queued, or sign one of few here."""
         self._scheduled = False
+        if not self._chunks_out and len(self._queue) <= FEW and self._key.bits <= QUICK_BITS:
+            if chunk := self._next_chunk(most=1):
+                self._hand_out(chunk, _signed(self._key, chunk))
+                self._schedule(loop)
+            return
         while self._chunks_out < THREADS and (chunk := self._next_chunk()):
             self._chunks_out += 1
-            signed = loop.run_in_executor(self._threads, _sign, self._key, chunk)
+            signed = loop.run_in_executor(self._threads, _signed, self._key, chunk)
             signed.add_done_callback(partial(self._deliver, loop, chunk))
 
-    def _next_chunk(self) -> list[_Claims]:
+    def _next_chunk(self, *, most: int = CHUNK) -> list[_Claims]:
         chunk: list[_Claims] = []
-        while self._queue and len(chunk) < CHUNK:
+        while self._queue and len(chunk) < most:
             user_id = self._queue.popleft()
             if all(waiter.done() for waiter in self._waiting[user_id]):
                 # Everyone who asked was cancelled meanwhile.
@@ -235,25 +251,26 @@ class Tokens:
         self,
         loop: asyncio.AbstractEventLoop,
         chunk: Sequence[_Claims],
-        signed: asyncio.Future[list[HiddenStr]],
+        signed: asyncio.Future[list[HiddenStr] | Exception],
     ) -> None:
         self._chunks_out -= 1
-        if self._closed:
-            return
-        error = signed.exception()
-        if error is None:
-            self._minted += len(chunk)
-            for claims, header in zip(chunk, signed.result(), strict=True):
-                self._keep(claims, header)
-                for waiter in self._waiting.pop(claims.sub):
-                    if not waiter.done():
-                        waiter.set_result(header)
-        else:
+        if not self._closed:
+            self._hand_out(chunk, signed.result())
+            self._dispatch(loop)
+
+    def _hand_out(self, chunk: Sequence[_Claims], signed: list[HiddenStr] | Exception) -> None:
+        if isinstance(signed, Exception):
             for claims in chunk:
                 for waiter in self._waiting.pop(claims.sub):
                     if not waiter.done():
-                        waiter.set_exception(error)
-        self._dispatch(loop)
+                        waiter.set_exception(signed)
+            return
+        self._minted += len(chunk)
+        for claims, header in zip(chunk, signed, strict=True):
+            self._keep(claims, header)
+            for waiter in self._waiting.pop(claims.sub):
+                if not waiter.done():
+                    waiter.set_result(header)
 
     def _keep(self, claims: _Claims, header: HiddenStr) -> None:
         self._ready[claims.sub] = _Ready(header, claims.iat, claims.exp)
@@ -268,10 +285,15 @@ def _let_be(token: asyncio.Future[HiddenStr]) -> None:
         token.exception()
 
 
-def _sign(key: SigningKey, chunk: Sequence[_Claims]) -> list[HiddenStr]:
+def _signed(key: SigningKey, chunk: Sequence[_Claims]) -> list[HiddenStr] | Exception:
+    """Return the headers of *chunk*, or why they cannot be had."""
     headers = []
-    for claims in chunk:
-        headers.append(HiddenStr("Bearer " + key.sign(claims._asdict())))
-        # Lets the event loop in between two signatures, not only after its 5 ms of patience.
-        time.sleep(0)
+    try:
+        for claims in chunk:
+            headers.append(HiddenStr("Bearer " + key.sign(claims._asdict())))
+            if len(chunk) > 1:
+                # Lets the event loop in between two signatures, not only after its patience.
+                time.sleep(0)
+    except Exception as error:  # noqa: BLE001  # told to whoever waits for one of them
+        return error
     return headers

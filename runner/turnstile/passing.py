@@ -23,7 +23,12 @@ _LOOK_AHEAD_S = 0.25
 _AHEAD = 4
 """For each slot so many rows may be recorded before they leave; waiting costs more than they do."""
 _TIMER_GRAIN_S = 0.0015
-"""Event loops wake late by up to about this much; nearer departures are met by turning the loop."""
+"""Event loops wake late by up to about this much; where the pace leaves less slack than that,
+nearer departures are met by turning the loop."""
+_TIMER_NEAR_S = 0.0001
+"""A timer so much later than would be right is right enough: another one costs more."""
+_TIMER_TICK_S = 0.001
+"""The shortest sleep of every event loop: uvloop takes less for none at all."""
 
 
 class Turnstile:
@@ -49,6 +54,7 @@ class Turnstile:
         self._is_due = False
         """Whether `_pump` runs in this turn of the loop, for all whose slots came back."""
         self._timer: asyncio.Handle | None = None
+        self._timer_at = 0.0
         self.closed = False
         """Whether nobody passes any more."""
         self._closing = asyncio.Event()
@@ -73,7 +79,7 @@ class Turnstile:
         elif self._aspirants or not self._has_room():
             turn = Turn(user)
             self._aspirants.append(turn)
-            self._pump()
+            self._look_soon()
             await self._turn(turn, self._aspirants, self._unapproach)
         else:
             self._approaching += 1
@@ -104,7 +110,7 @@ class Turnstile:
                 return await self._wait(user, self._writes if approached else self._queue)
             elif (wait := throttle.take(self.clock(), user=user)) > 0:
                 if lanes:
-                    asyncio.get_running_loop().call_soon(self._pump)
+                    self._look_soon()
                 else:
                     self._set_timer(wait)
                 return await self._wait(user, self._writes if approached else self._queue)
@@ -116,10 +122,8 @@ class Turnstile:
     def leave(self, lane: Lane | None = None) -> None:
         """Give the slot of a request back, and its place in *lane*."""
         self.throttle.give_back(lane)
-        if not self._is_due and (self._queue or self._writes or self._aspirants or self.lanes):
-            # Many answers arrive in one turn of the loop; one look serves them all.
-            self._is_due = True
-            asyncio.get_running_loop().call_soon(self._pump)
+        if self._queue or self._writes or self._aspirants or self.lanes:
+            self._look_soon()
 
     def nudge(self) -> None:
         """Look again: a hold was set, moved or lifted."""
@@ -172,7 +176,7 @@ class Turnstile:
             if passed_by:
                 return await self._through_lane(user, first=queue is self._writes)
             # Once this one stands in the queue again.
-            asyncio.get_running_loop().call_soon(self._pump)
+            self._look_soon()
 
     async def _through_lane(self, user: str, *, first: bool) -> Lane | None:
         self.lanes.set_aside_if_hopeless(user, self.clock())
@@ -199,10 +203,19 @@ class Turnstile:
                 undo(future.result())
             raise
 
+    def _look_soon(self) -> None:
+        """Look who may leave, later in this turn of the loop: one look serves all that comes."""
+        if not self._is_due:
+            self._is_due = True
+            asyncio.get_running_loop().call_soon(self._pump)
+
+    def _look_now(self) -> None:
+        self._timer = None
+        self._pump()
+
     def _pump(self) -> None:
         self._is_due = False
         now = self.clock()
-        self._stop_timer()
         wait = self.lanes.leave(now, rejoin=self._queue) if self.lanes else math.inf
         throttle = self.throttle
         while queue := self._writes or self._queue:
@@ -248,17 +261,26 @@ class Turnstile:
             return
         self._approaching -= 1
         if self._aspirants:
-            self._pump()
+            self._look_soon()
 
     def _set_timer(self, wait: float) -> None:
         if wait == math.inf or self.closed:
             return  # a slot that comes back, or a nudge, is what wakes the next one
-        self._stop_timer()
         loop = asyncio.get_running_loop()
-        if wait < _TIMER_GRAIN_S:
-            self._timer = loop.call_soon(self._pump)
+        if self.throttle.slack_s >= _TIMER_GRAIN_S:
+            # Whoever wakes a little late loses nothing, so nobody turns the loop to be on time.
+            wait = max(wait, _TIMER_TICK_S)
+        elif wait < _TIMER_GRAIN_S:
+            self._look_soon()
+            return
         else:
-            self._timer = loop.call_later(max(_TIMER_GRAIN_S, wait - _TIMER_GRAIN_S), self._pump)
+            wait = max(_TIMER_GRAIN_S, wait - _TIMER_GRAIN_S)
+        at = loop.time() + wait
+        if self._timer is not None:
+            if self._timer_at <= at + _TIMER_NEAR_S:
+                return  # it will look again, and set another one
+            self._timer.cancel()
+        self._timer, self._timer_at = loop.call_at(at, self._look_now), at
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
