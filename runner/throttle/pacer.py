@@ -12,7 +12,7 @@ _COARSE_S = 0.002
 class Pacer:
     """Departures at a rate. Times are seconds on any one steady clock."""
 
-    __slots__ = ("_next", "_slack_s", "interval_s", "rate_per_s")
+    __slots__ = ("_next", "interval_s", "rate_per_s", "slack_s")
 
     def __init__(self, rate_per_s: float) -> None:
         self._next = -math.inf
@@ -29,11 +29,11 @@ class Pacer:
         self.rate_per_s = rate_per_s
         self.interval_s = interval_s
         slack_s = min(interval_s / 2, _MOST_SLACK_S)
-        self._slack_s = slack_s if strictly else max(slack_s, _COARSE_S)
+        self.slack_s = slack_s if strictly else max(slack_s, _COARSE_S)
 
     def wait_s(self, now: float) -> float:
         """Return the seconds until the next departure is due; 0.0 when it is."""
-        early = self._next - now - self._slack_s
+        early = self._next - now - self.slack_s
         return early if early > 0.0 else 0.0
 
     def depart(self, now: float) -> None:

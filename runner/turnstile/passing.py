@@ -267,7 +267,7 @@ class Turnstile:
         if wait == math.inf or self.closed:
             return  # a slot that comes back, or a nudge, is what wakes the next one
         loop = asyncio.get_running_loop()
-        if self.throttle.slack_s >= _TIMER_GRAIN_S:
+        if self.throttle.pacer.slack_s >= _TIMER_GRAIN_S:
             # Whoever wakes a little late loses nothing, so nobody turns the loop to be on time.
             wait = max(wait, _TIMER_TICK_S)
         elif wait < _TIMER_GRAIN_S:
