@@ -129,13 +129,25 @@ class Sender:
             request, change, understands, approached=approached, afresh=afresh
         )
         if attempt.ruling.verdict is Verdict.AUTH:
-            if isinstance(attempt.result, Response):
-                self.tokens.learn_server_time(attempt.result.date or "")
-            self.tokens.discard(change.user_id, used)
-            if self.tokens.renewable:
-                _, second = await self.send(request, change, understands)
-                attempt = msgspec.structs.replace(second, sends=attempt.sends + second.sends)
+            return await self.renewed(used, attempt, request, change, understands)
         return attempt
+
+    async def renewed(
+        self,
+        used: str,
+        attempt: Attempt,
+        request: Request,
+        change: Change,
+        understands: Callable[[Response], bool],
+    ) -> Attempt:
+        """Follow up on *attempt*, whose token *used* was refused: once, with another, if any."""
+        if isinstance(attempt.result, Response):
+            self.tokens.learn_server_time(attempt.result.date or "")
+        self.tokens.discard(change.user_id, used)
+        if not self.tokens.renewable:
+            return attempt
+        _, second = await self.send(request, change, understands)
+        return msgspec.structs.replace(second, sends=attempt.sends + second.sends)
 
     async def send(
         self,

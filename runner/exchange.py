@@ -106,7 +106,9 @@ class Exchanger:
         *look_again* is asked before a request that may have landed is sent
         again. Raises `Closing` when the run ends first.
         """
-        first = await self.sender.attempt(request, change, understands, approached=approached)
+        used, first = await self.sender.send(request, change, understands, approached=approached)
+        if first.ruling.verdict is Verdict.AUTH:
+            first = await self.sender.renewed(used, first, request, change, understands)
         if first.ruling.final:
             if first.accepted:
                 self.budget.clean_success(first.sent_at)

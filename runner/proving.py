@@ -85,9 +85,16 @@ class End(msgspec.Struct, frozen=True, gc=False):
 
 def target(until: str | None, *, resyncs: bool) -> Proof:
     """Return how far a change is proved under ``--until``; *resyncs*: it may start a re-sync."""
-    if until is None:
-        return Proof.RESYNCED if resyncs else Proof.ACCEPTED
-    return Proof.CONFIRMED if until == Proof.RESYNCED and not resyncs else Proof(until)
+    return _TARGETS[until][resyncs]
+
+
+_TARGETS = {
+    None: (Proof.ACCEPTED, Proof.RESYNCED),
+    "accepted": (Proof.ACCEPTED, Proof.ACCEPTED),
+    "confirmed": (Proof.CONFIRMED, Proof.CONFIRMED),
+    "resynced": (Proof.CONFIRMED, Proof.RESYNCED),
+}
+"""By `--until`, for changes that start no re-sync and for those that do."""
 
 
 def begin(

@@ -63,7 +63,7 @@ class Ruling(msgspec.Struct, frozen=True):
         return self.verdict in _FINAL
 
 
-_FINAL = frozenset({Verdict.ACCEPTED, Verdict.REJECTED, Verdict.AUTH})
+_FINAL = (Verdict.ACCEPTED, Verdict.REJECTED, Verdict.AUTH)
 _ACCEPTED = Ruling(Verdict.ACCEPTED)
 GOOD = frozenset({200, 201, 202})
 """Statuses with which the API takes a request, if the answer speaks of it."""
