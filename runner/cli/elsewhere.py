@@ -12,9 +12,10 @@ from runner.cli.flags import THE_RUN
 from runner.errors import SettingsError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
-    from runner.control import Order, Reply
+    from runner.control import Order, Reply, Standing
     from runner.opening import Opened
     from runner.run.field import Field
     from runner.secret import Secret
@@ -149,6 +150,29 @@ def give_elsewhere(run: str, order: Order, database: Database) -> Reply | None:
     from runner.postgres import order as give
 
     return give(dsn, run, order)
+
+
+def standing_elsewhere(
+    run: str, runs_dir: Path, database: Database
+) -> Callable[[], Standing | None] | None:
+    """Return what tells how a run stands that is led elsewhere; None: it never was.
+
+    That returns None when nobody leads it there, or says nothing; it raises `DatabaseAway`.
+    """
+    from runner.control import Order
+    from runner.errors import RunRefused
+
+    if not _is_elsewhere(run, runs_dir):
+        return None
+
+    def standing() -> Standing | None:
+        try:
+            reply = give_elsewhere(run, Order(command="status"), database)
+        except RunRefused:
+            return None
+        return None if reply is None else reply.state
+
+    return standing
 
 
 def leave_to_workers(opened: Opened, workers: Workers, *, quiet: bool) -> int:

@@ -13,14 +13,18 @@ from rich.text import Text
 
 from runner.cli import screen
 from runner.cli.completing import RunName
-from runner.cli.elsewhere import Database, bring
+from runner.cli.elsewhere import Database, bring, standing_elsewhere
 from runner.cli.flags import THE_RUN, Output, told
 from runner.errors import SettingsError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from runner.control import Standing
     from runner.folder import Folder, Manifest
     from runner.results import Summary
+
+    Ask = Callable[[], Standing | None] | None
 
 _RUN = Parameter(group=THE_RUN, negative=(), show_default=False)
 _LOOK_EVERY_S = 0.5
@@ -69,14 +73,18 @@ def status(
         return 0
     bring(run, runs_dir, database, to_change=False)
     folder = Folder.open(runs_dir, run)
+    elsewhere = standing_elsewhere(run, runs_dir, database)
     console = screen.data()
+    if not watch and console.is_terminal and not output.json and elsewhere is not None:
+        watch = not folder.is_locked() and elsewhere() is not None
     if watch:
         from runner.cli.onlooking import look_on
 
-        look_on(folder, console, quiet=output.quiet)
+        look_on(folder, console, elsewhere=elsewhere, quiet=output.quiet)
+        bring(run, runs_dir, database, to_change=False)
         return _show(folder, output)
     if output.json or not console.is_terminal or not folder.is_locked():
-        return _show(folder, output)
+        return _show(folder, output, elsewhere)
     from rich.live import Live as Painting
 
     with Painting(console=console, auto_refresh=False) as painting:
@@ -135,11 +143,11 @@ def runs_dir_of(output: Output) -> Path:
     return resolved.places.runs_dir
 
 
-def _show(folder: Folder, output: Output) -> int:
+def _show(folder: Folder, output: Output, elsewhere: Ask = None) -> int:
     if output.json:
-        screen.write_json(_as_data(folder))
+        screen.write_json(_as_data(folder, elsewhere))
     else:
-        screen.data().print(_picture(folder))
+        screen.data().print(_picture(folder, elsewhere=elsewhere))
     return 0
 
 
@@ -150,25 +158,26 @@ def _print(folder: Folder, summary: Summary, output: Output) -> None:
         screen.data().print(_picture(folder, summary))
 
 
-def _as_data(folder: Folder) -> dict[str, Any]:
+def _as_data(folder: Folder, elsewhere: Ask) -> dict[str, Any]:
     """Return the summary as it is now, why the run waits, and what it says of itself."""
     import msgspec
 
-    live: Any = _standing(folder)
+    live: Any = _standing(folder, elsewhere)
+    summary = _summary(folder, live=live is not None)
     waiting = msgspec.to_builtins(_waiting(folder, live))
     if live is not None:
         live = msgspec.to_builtins(live)
         del live["waiting"]
-    return {**msgspec.to_builtins(_summary(folder)), "waiting": waiting, "live": live}
+    return {**msgspec.to_builtins(summary), "waiting": waiting, "live": live}
 
 
-def _standing(folder: Folder) -> Standing | None:
+def _standing(folder: Folder, elsewhere: Ask) -> Standing | None:
     """Return what the run says of itself; None when it is not at work, or says nothing."""
     from runner.control import Order, ask
     from runner.errors import RunRefused
 
     if not folder.is_locked():
-        return None
+        return None if elsewhere is None else elsewhere()
     try:
         order = Order(command="status")
         return ask(folder, order, wait_for_it_s=0, patience_s=_PATIENCE_S).state
@@ -189,11 +198,11 @@ def _waiting(folder: Folder, standing: Standing | None) -> list[Any]:
     return [Waiting(hold.reason, hold.detail, hold.timestamp, hold.until) for hold in holds]
 
 
-def _picture(folder: Folder, summary: Summary | None = None) -> Any:
+def _picture(folder: Folder, summary: Summary | None = None, *, elsewhere: Ask = None) -> Any:
     from rich.console import Group
 
-    summary = summary or _summary(folder)
-    manifest, standing = folder.read(), _standing(folder)
+    manifest, standing = folder.read(), _standing(folder, elsewhere)
+    summary = summary or _summary(folder, live=standing is not None)
     known = {
         "run": f"{manifest.run_id} ({manifest.state})",
         "job": f"{manifest.job} on {manifest.settings.base_url}",
@@ -239,12 +248,13 @@ def _plan_picture(folder: Folder, manifest: Manifest) -> Any:
     return plan_picture(plan_of(folder, manifest), manifest, live=folder.is_locked())
 
 
-def _summary(folder: Folder) -> Summary:
+def _summary(folder: Folder, *, live: bool) -> Summary:
+    """Return what the run has come to; *live*: it is at work somewhere."""
     from runner.account import add_up
     from runner.job import find
 
-    manifest = folder.read()
-    return add_up(folder, manifest, find(manifest.job), live=folder.is_locked(), files=False)
+    manifest, live = folder.read(), live or folder.is_locked()
+    return add_up(folder, manifest, find(manifest.job), live=live, files=False)
 
 
 def _table(listed: list[dict[str, Any]]) -> Table:

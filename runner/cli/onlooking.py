@@ -16,6 +16,9 @@ from runner.cli import screen
 from runner.cli.telling import wave_ends
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from runner.control import Standing
     from runner.folder import Folder, Manifest
     from runner.lookout import Sight
     from runner.page import Now
@@ -26,14 +29,21 @@ _SAMPLES = 48
 _BLOCKS = "▁▂▃▄▅▆▇█"
 
 
-def look_on(folder: Folder, console: Console, *, quiet: bool) -> None:
+def look_on(
+    folder: Folder,
+    console: Console,
+    *,
+    elsewhere: Callable[[], Standing | None] | None,
+    quiet: bool,
+) -> None:
     """Show how a run goes until it has ended: a picture on a terminal, else a line now and then.
 
-    Raises `NoSuchRun`, `JournalDamaged`.
+    *elsewhere* tells how it stands where it is led, if that is not on this machine.
+    Raises `NoSuchRun`, `JournalDamaged`, `DatabaseAway`.
     """
     from runner.lookout import Sight
 
-    sight = Sight(folder)
+    sight = Sight(folder, elsewhere=elsewhere)
     if console.is_terminal and not quiet:
         rates: deque[float] = deque(maxlen=_SAMPLES)
         with Painting(console=console, auto_refresh=False) as painting:
@@ -67,7 +77,9 @@ def _picture(sight: Sight, now: Now, rates: deque[float]) -> RenderableType:
     bar = ProgressBar(total=max(1, now.rows), completed=now.settled, width=32)
     top.add_row(Text(), bar, *_figures(now))
     pace = Text.assemble(("  pace  ", "dim"), _sparks(rates))
-    counts = Text("  " + "   ".join(_counts(sight) or ["nothing has ended yet"]))
+    counts = Text(
+        "  " + "   ".join(_counts(sight) or ([] if now.settled else ["nothing has ended yet"]))
+    )
     waits = [Text(f"  waiting: {wait}", style="yellow") for wait in _waits(now)]
     return Group(screen.facts(known), top, counts, pace, *waits)
 

@@ -24,10 +24,13 @@ class Sight:
         self,
         folder: Folder,
         *,
+        elsewhere: Callable[[], Standing | None] | None = None,
         steady: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
+        """*elsewhere* tells how it stands where it is led, if that is not on this machine."""
         self.folder = folder
+        self._elsewhere = elsewhere
         self._steady = steady
         self._wall = wall
         self._index: Index | None = None
@@ -39,7 +42,7 @@ class Sight:
         standing = self._standing()
         rows, settled = (standing.rows, standing.settled) if standing else self._counted()
         return Now(
-            at_work=self.folder.is_locked(),
+            at_work=standing is not None or self.folder.is_locked(),
             heeds=standing is not None,
             rows=rows,
             settled=settled,
@@ -52,7 +55,9 @@ class Sight:
         )
 
     def counts(self) -> dict[str, int]:
-        """Return the rows that have ended, by outcome. Raises as `now`."""
+        """Return the rows that have ended, by outcome, as far as they are here. Raises as `now`."""
+        if self._elsewhere is not None and not self.folder.is_locked():
+            return {}
         return {kind.value: count for kind, count in self._extended().counts.items()}
 
     def picture(self, now: Now, number: int) -> bytes:
@@ -64,7 +69,7 @@ class Sight:
 
     def _standing(self) -> Standing | None:
         if not self.folder.is_locked():
-            return None
+            return self._elsewhere() if self._elsewhere is not None else None
         try:
             order = Order(command="status")
             return ask(self.folder, order, wait_for_it_s=0, patience_s=_PATIENCE_S).state

@@ -17,6 +17,11 @@ from runner.secret import Secret
 _PATIENCE_S = 10.0
 _LOOK_EVERY_S = 0.1
 _SILENT_S = 5.0
+_IS_LED = "SELECT led_at > clock_timestamp() - make_interval(secs => %s) FROM run WHERE id = %s"
+_ANSWER = """
+SELECT o.reply, r.led_at > clock_timestamp() - make_interval(secs => %s)
+FROM orders o JOIN run r ON r.id = o.run WHERE o.id = %s
+"""
 
 
 def order(dsn: Secret, run: str, said: Order) -> Reply | None:
@@ -26,25 +31,26 @@ def order(dsn: Secret, run: str, said: Order) -> Reply | None:
     """
     who = f"{getpass.getuser()} on {socket.gethostname()}"
     with connected(dsn) as connection:
-        row = connection.execute(
-            "SELECT led_at > clock_timestamp() - make_interval(secs => %s) FROM run WHERE id = %s",
-            (_SILENT_S, run),
-        ).fetchone()
-        if row is None:
+        known = connection.execute(_IS_LED, (_SILENT_S, run)).fetchone()
+        if known is None:
             return None
-        if not row[0]:
-            raise RunRefused(
-                f"run {run} is not at work: nobody leads it; go on with it: syncshift resume {run}"
-            )
-        given = connection.execute(
+        is_led = known[0]
+        (number,) = connection.execute(
             "INSERT INTO orders (run, who, said) VALUES (%s, %s, %s) RETURNING id",
             (run, who, encode_json(said)),
-        ).fetchone()
+        ).fetchone() or (0,)
         gives_up_at = time.monotonic() + _PATIENCE_S
-        while given is not None and time.monotonic() < gives_up_at:
-            answer = connection.execute("SELECT reply FROM orders WHERE id = %s", given).fetchone()
-            if answer is not None and answer[0] is not None:
-                return msgspec.json.decode(answer[0], type=Reply)
+        while is_led and time.monotonic() < gives_up_at:
+            # In one look: what was answered by a leader who has left since is an answer.
+            reply, is_led = connection.execute(_ANSWER, (_SILENT_S, number)).fetchone() or (None, 0)
+            if reply is not None:
+                if said.command == "status":  # a question leaves no trace
+                    connection.execute("DELETE FROM orders WHERE id = %s", (number,))
+                return msgspec.json.decode(reply, type=Reply)
             time.sleep(_LOOK_EVERY_S)
-        connection.execute("DELETE FROM orders WHERE id = %s AND reply IS NULL", given)
+        connection.execute("DELETE FROM orders WHERE id = %s AND reply IS NULL", (number,))
+    if not is_led:
+        raise RunRefused(
+            f"run {run} is not at work: nobody leads it; go on with it: syncshift resume {run}"
+        )
     raise RunRefused(f"run {run} does not answer; see how it stands: syncshift status {run}")

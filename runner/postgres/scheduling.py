@@ -146,17 +146,27 @@ def due_of(dsn: Secret, name: str, run: str) -> Due | None:
 
 async def begin_due(
     connection: psycopg.AsyncConnection[Any], begin: Callable[[str, str], Awaitable[None]]
-) -> None:
-    """Have *begin* begin, by schedule and run, what is due. Raises what both raise."""
+) -> dict[str, SettingsError]:
+    """Have *begin* begin, by schedule and run, what is due. Raises what both raise.
+
+    Returns, by schedule, why it is left to other workers: its zone is not known on this machine.
+    """
+    left = {}
     async with connection.transaction():
         found = await (await connection.execute(_DUE.encode())).fetchall()
         for name, cron, zone, moment, now in found:
+            try:
+                next_at = next_moment(cron, zone, after=now)
+            except SettingsError as error:
+                left[name] = error
+                continue
             run = f"{name}-{moment.astimezone(datetime.UTC):%Y%m%dT%H%M%SZ}"
             await begin(name, run)
             await connection.execute(
                 "UPDATE schedule SET next_at = %s, last_run = %s WHERE name = %s",
-                (next_moment(cron, zone, after=now), run, name),
+                (next_at, run, name),
             )
+    return left
 
 
 def _said(moment: datetime.datetime) -> str:

@@ -78,6 +78,8 @@ class Station:
         )
         self._slots: Slots | None = None
         self._keepers: list[Taker] = []
+        self._told: set[str] = set()
+        """Schedules of which it was said that they are left to others."""
         self._leaving = False
 
     async def work(self) -> None:
@@ -216,7 +218,10 @@ class Station:
         connection = await psycopg.AsyncConnection.connect(self._dsn.reveal(), autocommit=True)
         async with connection:
             while True:
-                await begin_due(connection, begin)
+                for name, error in (await begin_due(connection, begin)).items():
+                    if name not in self._told:
+                        self._told.add(name)
+                        diagnostics().warning("schedule.left", schedule=name, error=str(error))
                 await anyio.sleep(_LOOK_EVERY_S)
 
     def _read(self, number: int) -> None:
