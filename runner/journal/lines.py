@@ -28,6 +28,7 @@ from runner.errors import DiskFault, JournalDamaged
 
 _TAIL = len('00000000"}\n')
 _MARK = b',"crc":"'
+_SEQ = b',"seq":'
 _BLOCK = 1 << 20
 _SPACING_S = 0.015
 """From one commit to the next while many wait: each costs as much as sending a few rows does."""
@@ -85,8 +86,9 @@ class Journal:
     def append(self, line: bytes) -> None:
         """Add *line*, an encoded JSON object, to the next commit."""
         self.seq += 1
-        body = b'%b,"seq":%d,"crc":"' % (line[:-1], self.seq)
-        self._buffer += b'%b%08x"}\n' % (body, crc32(body))
+        head = line[:-1]
+        self._buffer += head
+        self._buffer += _end(self.seq, crc32(head))
 
     def take(self) -> bytes:
         """Hand over what was appended since the last call."""
@@ -288,6 +290,32 @@ def scan(path: Path, *, start: Tail | None = None) -> Iterator[Line]:
             offset += len(raw)
 
 
+def renumbered(path: Path, *, seq: int) -> Iterator[bytes]:
+    """Yield the good lines of a journal whole, numbered anew from behind *seq* on.
+
+    Ends and raises as `scan` does.
+    """
+    own = offset = 0
+    with path.open("rb", buffering=_BLOCK) as file:
+        for raw in file:
+            cut = raw.rfind(_SEQ)
+            head = raw[:cut]
+            own += 1
+            # What does not change is summed up once, for the old line and for the new one.
+            crc = crc32(head)
+            if raw[cut:] != _end(own, crc):
+                break
+            seq += 1
+            offset += len(raw)
+            yield head + _end(seq, crc)
+        else:
+            return
+    for line in scan(path, start=Tail(own - 1, offset)):  # torn or damaged
+        seq += 1
+        head = line.data[: line.data.rfind(_SEQ)]
+        yield head + _end(seq, crc32(head))
+
+
 def tail_of(path: Path, *, start: Tail | None = None) -> Tail:
     """Return where the good lines of *path* end. Raises `JournalDamaged`."""
     seq, offset = (start.seq, start.offset) if start else (0, 0)
@@ -315,6 +343,12 @@ def cut_torn_tail(path: Path) -> Tail:
             os.fsync(file.fileno())
         sync_directory(path.parent)
     return Tail(tail.seq, tail.offset)
+
+
+def _end(seq: int, crc: int) -> bytes:
+    """Return how a line of that number ends; *crc* is the sum of what stands before."""
+    mark = b',"seq":%d,"crc":"' % seq
+    return b'%b%08x"}\n' % (mark, crc32(mark, crc))
 
 
 def _is_good(raw: bytes) -> bool:

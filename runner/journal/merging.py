@@ -11,16 +11,16 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import msgspec
 
 from runner.errors import DiskFault, JournalDamaged
 from runner.journal.lines import (
-    Journal,
     Tail,
     cut_torn_tail,
-    scan,
+    renumbered,
     sync_directory,
     write_file,
     write_whole,
@@ -32,7 +32,8 @@ _MARKER = "merging.json"
 _DONE = ".shards-merged"
 _NAMES = ("undo.jsonl", "report.jsonl")
 """In this order: an outcome never stands where its intent is missing."""
-_BATCH = 1 << 20
+_BATCH = 2000
+"""Lines that are written at once."""
 
 
 def shard_name(number: int) -> str:
@@ -97,15 +98,12 @@ def _tail(path: Path) -> Tail:
 def _append(path: Path, before: Tail, parts: Iterator[Path]) -> None:
     fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        journal, size = Journal(path, fd, before.seq), 0
+        seq = before.seq
         for part in parts:
-            for line in scan(part):
-                journal.append(line.data[: line.data.rfind(b',"seq":')] + b"}")
-                size += len(line.data)
-                if size >= _BATCH:
-                    write_whole(fd, journal.take())
-                    size = 0
-        write_whole(fd, journal.take())
+            lines = renumbered(part, seq=seq)
+            while batch := list(islice(lines, _BATCH)):
+                write_whole(fd, b"".join(batch))
+                seq += len(batch)
         os.fsync(fd)
         sync_directory(path.parent)
     finally:
