@@ -20,7 +20,8 @@ _HEAD = (
     b"Date: Mon, 01 Jan 2024 00:00:00 GMT\r\nContent-Length: "
 )
 _MESSAGE = b',"message":"Update request accepted and is being processed"}'
-_LENGTH = b"content-length:"
+_LENGTH = b"Content-Length:"
+"""As aiohttp spells it, which both sides use."""
 
 
 class _Echo(asyncio.Protocol):
@@ -34,17 +35,14 @@ class _Echo(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         data = self._rest + data
         while (end := data.find(b"\r\n\r\n")) >= 0:
-            head = data[:end]
-            start = end + 4
-            at = head.lower().find(_LENGTH)
-            length = 0
+            start, length = end + 4, 0
+            at = data.find(_LENGTH, 0, end)
             if at >= 0:
-                stop = head.find(b"\r", at)
-                length = int(head[at + len(_LENGTH) : stop if stop >= 0 else None])
+                length = int(data[at + len(_LENGTH) : data.index(b"\r", at)])
             if len(data) < start + length:
                 break
-            _, path, _ = head[: head.index(b"\r")].split(b" ")
-            self._answer(path[path.rindex(b"/") + 1 :], data[start : start + length])
+            stop = data.index(b" HTTP/", 0, end)
+            self._answer(data[data.rindex(b"/", 0, stop) + 1 : stop], data[start : start + length])
             data = data[start + length :]
         self._rest = data
 
