@@ -543,19 +543,32 @@ def test_help_of_all_names_each_command_and_each_exit_code(shared: Stage) -> Non
     ids=["all", "a small page", "the largest page"],
 )
 def test_help_is_there_at_once(words: list[str], within_s: float, shared: Stage) -> None:
-    """Help takes so little of a processor: the best of five, compiled, unmeasured by coverage."""
+    """Help takes so little of a processor, compiled, unmeasured by coverage, one time of eight.
+
+    On one that is slow just now it may take longer, as much as a few imports of Python's own do.
+    """
     as_installed: dict[str, str | None] = {
         "COVERAGE_PROCESS_CONFIG": None,
         "PYTHONDONTWRITEBYTECODE": None,
     }
 
-    took = []
-    for _ in range(5):
+    shares = []
+    for _ in range(8):
+        before = _processor_s()
+        subprocess.run([sys.executable, "-c", _IMPORTS], check=True, env={})
+        slow = max(1.0, (_processor_s() - before) / _IMPORTS_S)
         before = _processor_s()
         assert shared.run(*words, env=as_installed).code == 0
-        took.append(_processor_s() - before)
+        shares.append((_processor_s() - before) / (slow * within_s))
+        if shares[-1] < 1:
+            return
 
-    assert min(took) < within_s
+    raise AssertionError(f"it took too long each time, by {shares}")
+
+
+_IMPORTS = "import asyncio, decimal, email.message, http.client, unittest"
+_IMPORTS_S = 0.1
+"""What these take where `--help` takes 0.27 s."""
 
 
 def test_the_version_is_told(shared: Stage) -> None:

@@ -1,7 +1,7 @@
 """Append-only journals: lines that count only once they are on disk, and several made one."""
 
+from runner.journal.committing import Committer
 from runner.journal.lines import (
-    Committer,
     Journal,
     Line,
     Tail,
