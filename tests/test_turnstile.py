@@ -374,12 +374,12 @@ async def test_a_probe_waits_for_a_slot(start: Start) -> None:
 
 @pytest.mark.parametrize(
     ("ceiling", "rate_per_s", "most"),
-    [(4, None, 16), (4, 1000.0, 16), (100, 40.0, 10), (100, 0.5, 1), (1, None, 4)],
+    [(4, None, 32), (4, 1000.0, 32), (100, 40.0, 10), (100, 0.5, 1), (1, None, 8)],
 )
 async def test_few_approach_at_a_time(
     start: Start, ceiling: int, rate_per_s: float | None, most: int
 ) -> None:
-    """No more intents are recorded ahead than four for each slot, or a quarter of a second's."""
+    """No more intents are recorded ahead than eight for each slot, or a quarter of a second's."""
     turnstile = Turnstile(gate(ceiling=ceiling, rate_per_s=rate_per_s))
     tasks = [start(turnstile.approach()) for _ in range(3 * most + 5)]
     await settled()

@@ -20,7 +20,7 @@ from runner.turnstile.lanes import LaneQueues
 from runner.turnstile.turns import Closing, Queue, Turn, end_all
 
 _LOOK_AHEAD_S = 0.25
-_AHEAD = 4
+_AHEAD = 8
 """For each slot so many rows may be recorded before they leave; waiting costs more than they do."""
 _TIMER_GRAIN_S = 0.0015
 """Event loops wake late by up to about this much; where the pace leaves less slack than that,
