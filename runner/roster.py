@@ -8,7 +8,7 @@ import msgspec
 
 from runner.account import index_now
 from runner.errors import SyncshiftError
-from runner.folder import Folder
+from runner.folder import Folder, Manifest
 from runner.results import RunVerdict, verdict_of
 
 
@@ -35,27 +35,34 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """Likewise."""
 
 
-def entry_of(folder: Folder) -> Entry:
-    """Return what is to be told of one run. Raises `NoSuchRun`, `JournalDamaged`, `RunRefused`."""
-    manifest = folder.read()
-    rows = manifest.rows or 0
-    index = index_now(folder, rows)
-    left = rows - index.succeeded - index.failed
-    live = folder.is_locked()
+def entry_from(manifest: Manifest, *, succeeded: int, failed: int, live: bool) -> Entry:
+    """Return what is to be told of a run of which so many rows have ended; *live*: it is at work.
+
+    Raises `SyncshiftError` for a state that this version does not know.
+    """
+    left = (manifest.rows or 0) - succeeded - failed
     return Entry(
         run_id=manifest.run_id,
         job=manifest.job,
         state=manifest.state,
-        verdict=verdict_of(manifest.state, failed=index.failed, unprocessed=left, live=live),
+        verdict=verdict_of(manifest.state, failed=failed, unprocessed=left, live=live),
         rows=manifest.rows,
-        succeeded=index.succeeded,
-        failed=index.failed,
+        succeeded=succeeded,
+        failed=failed,
         unprocessed=left,
         parent=manifest.parent,
         relation=manifest.relation,
         created=manifest.created,
         ended=manifest.ended,
     )
+
+
+def entry_of(folder: Folder) -> Entry:
+    """Return what is to be told of one run. Raises `NoSuchRun`, `JournalDamaged`, `RunRefused`."""
+    manifest = folder.read()
+    index = index_now(folder, manifest.rows or 0)
+    live = folder.is_locked()
+    return entry_from(manifest, succeeded=index.succeeded, failed=index.failed, live=live)
 
 
 def roster(folders: Sequence[Folder], *, warn: Callable[[str], None]) -> list[Entry]:

@@ -159,8 +159,12 @@ def test_a_run_can_be_left_steered_and_taken_up_from_anywhere(tmp_path: Path, pg
 
         assert stage.run("pause", "x").code == 0
         quiet = until(lambda: _quiet_since(stage), "nobody sends")
+        (listed,) = stage.run("status", "--json").json()
+        assert (listed["run_id"], listed["verdict"]) == ("x", None)
         shown = stage.run("status", "x", "--json").json()
-        assert 0 < shown["counts"]["updated"] <= quiet
+        assert 0 < listed["succeeded"] == shown["counts"]["updated"] <= quiet
+        assert shown["verdict"] is None
+        assert [wait["reason"] for wait in shown["waiting"]] == ["pause"]
         assert stage.run("continue", "x").code == 0
         until(lambda: len(stage.audit) > quiet + 20, "they go on")
         stopped = stage.run("stop", "x", "--reason", "enough")
@@ -178,6 +182,13 @@ def test_a_run_can_be_left_steered_and_taken_up_from_anywhere(tmp_path: Path, pg
         assert stage.run("report", "x").code == 0
         assert len(journal(stage.folder("x") / "report.jsonl")) == 150
         assert (stage.folder("x") / "report.html").exists()
+        shutil.rmtree(stage.runs)
+        (listed,) = stage.run("status", "--json").json()
+        assert (listed["verdict"], listed["succeeded"], listed["unprocessed"]) == (
+            "succeeded",
+            150,
+            0,
+        )
         undone = stage.run("rollback", "x", "--yes", "--run-id", "y", "--engine", "postgres")
         assert undone.code == 0, undone.err
         assert stage.moved() == 0

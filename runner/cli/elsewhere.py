@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from runner.control import Order, Reply, Standing
     from runner.opening import Opened
+    from runner.roster import Entry
     from runner.run.field import Field
     from runner.secret import Secret
     from runner.settings import Settings
@@ -150,6 +151,31 @@ def give_elsewhere(run: str, order: Order, database: Database) -> Reply | None:
     from runner.postgres import order as give
 
     return give(dsn, run, order)
+
+
+def with_those_elsewhere(listed: list[Entry], runs_dir: Path, database: Database) -> list[Entry]:
+    """Return the runs of this machine and those in the database, oldest first.
+
+    A database that cannot be asked is told of, and hides nothing. Raises `SettingsError`.
+    """
+    from runner.cli import screen
+    from runner.errors import SyncshiftError
+
+    dsn = dsn_of(database)
+    if dsn is None:
+        return listed
+    from runner.postgres import entries
+
+    try:
+        there = entries(dsn)
+    except SyncshiftError as error:
+        screen.warn(f"runs that workers carry are left out: {error}")
+        return listed
+    # A folder that is a copy of what lies there knows no more, and often less.
+    ours = [entry for entry in listed if not _is_elsewhere(entry.run_id, runs_dir)]
+    names = {entry.run_id for entry in ours}
+    both = [*ours, *(entry for entry in there if entry.run_id not in names)]
+    return sorted(both, key=lambda entry: entry.created)
 
 
 def standing_elsewhere(

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from runner.cli import screen
 from runner.cli.completing import RunName
-from runner.cli.elsewhere import Database, bring, standing_elsewhere
+from runner.cli.elsewhere import Database, bring, standing_elsewhere, with_those_elsewhere
 from runner.cli.flags import THE_RUN, Output, told
 from runner.errors import SettingsError
 
@@ -50,7 +50,7 @@ def status(
     Parameters
     ----------
     run
-        Name of the run; without it, all runs of the folder.
+        Name of the run; without it, all runs of the folder, and of the database if it is known.
     watch
         Follow the run until it has ended, then show what it came to.
     """
@@ -63,9 +63,9 @@ def status(
     if watch and (run is None or output.json):
         raise SettingsError("--watch follows one run for a person: name it, and leave --json out")
     if run is None:
-        listed = [
-            msgspec.to_builtins(entry) for entry in roster(Folder.all(runs_dir), warn=screen.warn)
-        ]
+        entries = roster(Folder.all(runs_dir), warn=screen.warn)
+        entries = with_those_elsewhere(entries, runs_dir, database)
+        listed = [msgspec.to_builtins(entry) for entry in entries]
         if output.json:
             screen.write_json(listed)
         else:

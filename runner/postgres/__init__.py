@@ -9,6 +9,7 @@ from runner.postgres.afar import Afar, hand_in
 from runner.postgres.common import Common
 from runner.postgres.dsn import find_dsn
 from runner.postgres.lead import Lead
+from runner.postgres.listing import entries
 from runner.postgres.ordering import order
 from runner.postgres.scheduling import Schedule, add, remove, schedules
 from runner.postgres.schema import Standing, init, look, must_be_ready
@@ -28,6 +29,7 @@ __all__ = [
     "Station",
     "add",
     "defer_lead",
+    "entries",
     "fetch",
     "find_dsn",
     "hand_in",

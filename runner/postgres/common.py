@@ -42,6 +42,8 @@ class Common(msgspec.Struct, kw_only=True):
     rate: float | None
     max_failures: str
     resyncs: int | None
+    before: dict[str, int] = {}
+    """Rows that had ended when it began, by outcome."""
     began: str = ""
     """When the run, or its wave, began to send."""
     sums: Sums = msgspec.field(default_factory=Sums)

@@ -11,6 +11,7 @@ import anyio
 import anyio.to_thread
 import msgspec
 
+from runner.account import index_of
 from runner.control import Order, Reply, ask
 from runner.engine import Event, Held
 from runner.errors import DatabaseAway, SettingsError, SyncshiftError
@@ -29,6 +30,7 @@ from runner.postgres import (
 )
 from runner.proving import moment_s
 from runner.record import EVENTS
+from runner.results import Index
 from runner.run.conducting import conduct, mirror_of, standing_of
 from runner.run.mirror import Mirror
 from runner.run.session import Session
@@ -54,7 +56,7 @@ class Field:
         """
         opened, asker = session.opened, session.asker
         folder, clocks = opened.folder, asker.clocks
-        common = common_of(opened.settings)
+        common = common_of(opened.settings, session.index)
         led = await anyio.to_thread.run_sync(publish, self._dsn, folder, folder.read(), common)
         self._lead = Lead(led, folder.path / EVENTS, partial(_give, opened))
         mirror, tally = mirror_of(session)
@@ -97,16 +99,18 @@ def hand_over(dsn: Secret, opened: Opened) -> None:
     applied = manifest.applied or (stamp(time.time()) if manifest.is_plan else None)
     manifest = msgspec.structs.replace(manifest, state="running", applied=applied)
     try:
-        publish(dsn, folder, manifest, common_of(opened.settings), leads=False)
+        common = common_of(opened.settings, index_of(folder))
+        publish(dsn, folder, manifest, common, leads=False)
         folder.write(manifest)
     finally:
         opened.tokens.close()
         folder.unlock()
 
 
-def common_of(settings: Settings) -> Common:
-    """Return what holds for all workers when a session begins."""
+def common_of(settings: Settings, index: Index) -> Common:
+    """Return what holds for all workers when a session begins; *index* is of what has ended."""
     return Common(
+        before={kind.value: count for kind, count in index.counts.items() if count},
         concurrency=settings.concurrency,
         rate=settings.rate,
         max_failures=settings.max_failures,
