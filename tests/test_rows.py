@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import io
 import json
+import random
 import sys
 import tempfile
 from itertools import chain
@@ -26,6 +27,7 @@ from runner.rows import (
     InputFile,
     Record,
     Trace,
+    files,
     inert,
     own_columns,
     read,
@@ -258,6 +260,49 @@ def test_rows_come_in_blocks_and_from_any_row_on(tmp_path: Path) -> None:
             assert [row.number for row in chain(*blocks)] == list(range(start, 1_501))
             assert all(1 <= len(block) <= 512 for block in blocks)
         assert list(read(file, OFTEN, from_row=1_501)) == []
+
+
+_RECORDS = (
+    b"a%d,u,1h,",
+    b"b%d,u,1h,x",
+    b'"c%d",u,1h,',
+    b'd%d,u,1h,"two\nlines"',
+    b"e%d,u",
+    b" ",
+    b"",
+)
+_ENDS = (b"\n", b"\n", b"\n", b"\r\n", b"\r")
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_what_is_passed_over_is_counted_as_it_would_be_read(
+    tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever stands in front of a row, it has the number, line and cells of a whole reading."""
+    chance = random.Random(seed)
+    monkeypatch.setattr(files, "CHUNK_BYTES", chance.choice([40, 200, 3000]))
+    monkeypatch.setattr(files, "HEAD_BYTES", 20)
+    kinds = _RECORDS[: chance.randint(1, len(_RECORDS))]
+    end = chance.choice(_ENDS)
+    rows = [chance.choice(kinds) if chance.random() < 0.2 else kinds[0] for _ in range(120)]
+    numbered = [row.replace(b"%d", b"%d" % number) for number, row in enumerate(rows)]
+    text = HEADER.rstrip() + end + end.join(numbered) + chance.choice([end, b""])
+    file = put(tmp_path, text)
+    whole = rows_of(file)
+
+    for start in (*range(1, 12), 60, len(whole), len(whole) + 1):
+        assert list(chain(*read(file, OFTEN, from_row=start))) == whole[start - 1 :]
+
+
+def test_plain_rows_are_passed_over_unread(tmp_path: Path) -> None:
+    """All but those of the block in which the first one that is wanted stands."""
+    file = put(tmp_path, HEADER + b"".join(b"s%d,u,1h,\n" % number for number in range(300_000)))
+    trace = Trace()
+
+    (last,) = chain(*read(file, OFTEN, from_row=300_000, trace=trace))
+
+    assert (last.number, last.line) == (300_000, 300_001)
+    assert trace.passed > 200_000
 
 
 @pytest.mark.parametrize("name", ["in.csv", "in.csv.gz", "in.csv.zst", "in.jsonl.gz"])

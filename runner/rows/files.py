@@ -87,6 +87,8 @@ class Trace:
         """Bytes of the file as it lies on disk, compressed if it is."""
         self.names: dict[str, None] = {}
         """The input's own columns, in order of first appearance; ``syncshift_*`` left out."""
+        self.passed = 0
+        """Rows in front that were counted, and not looked at."""
 
     @property
     def sha256(self) -> str:

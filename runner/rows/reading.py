@@ -133,10 +133,10 @@ def _remember(names: Sequence[str], trace: Trace) -> None:
 def _csv_rows(
     file: InputFile, columns: Columns, trace: Trace, from_row: int
 ) -> Iterator[list[Row | BadRow]]:
-    blocks = _in_blocks(file, csv_records(file, trace))
+    blocks = _in_blocks(file, csv_records(file, trace, skip=from_row - 1))
     first = next(blocks, [])
     plan = _csv_plan(file, columns, trace, first)
-    done = 0
+    done = trace.passed
     for block in chain([first[1:]] if len(first) > 1 else [], blocks):
         if done + len(block) >= from_row:
             rows, lost = _csv_block(file, plan, block, done + 1)

@@ -18,19 +18,22 @@ CsvRecord = tuple[int, int, list[str], tuple[Flaw, ...]]
 """First line, last line, cells, and what is wrong with them as text."""
 
 
-def csv_records(file: InputFile, trace: Trace) -> Iterator[CsvRecord]:
+def csv_records(file: InputFile, trace: Trace, *, skip: int = 0) -> Iterator[CsvRecord]:
     """Yield every record of *file*, the header first; empty lines are no records.
 
-    Raises `Lost` where records can no longer be told apart, and what `blocks` raises.
+    Of the first *skip* records behind the header those are passed over that can be counted
+    without being taken apart; *trace* then has their number. Raises `Lost` where records can no
+    longer be told apart, and what `blocks` raises.
     """
-    lines = _Lines(file, trace)
+    lines = _Lines(file, trace, skip)
     reader = csv.reader(chain.from_iterable(lines), strict=True)
-    last = 0
+    last = passed = 0
     while True:
         try:
             for cells in reader:
-                start = last + 1
-                last = reader.line_num
+                start = last + 1 + trace.passed - passed
+                passed = trace.passed
+                last = reader.line_num + passed
                 if start == last and not lines.suspects:
                     if cells:
                         yield start, last, cells, ()
@@ -40,14 +43,15 @@ def csv_records(file: InputFile, trace: Trace) -> Iterator[CsvRecord]:
                     yield start, last, cells, tuple(_flaws(cells, lines.offsets(start, last)))
             return
         except csv.Error as error:
-            start = last + 1
-            last = reader.line_num
+            start = last + 1 + trace.passed - passed
+            passed = trace.passed
+            last = reader.line_num + passed
             if start != last or "end of data" in str(error):
                 raise unclosed(file, start) from None
             lines.offsets(start, last)
             yield start, last, *_misquoted(lines.text(last).rstrip("\r\n"), error)
         except Lost as lost:
-            lost.line = lost.line or reader.line_num + 1
+            lost.line = lost.line or reader.line_num + trace.passed + 1
             raise
 
 
@@ -57,8 +61,11 @@ class _Lines:
     Split at LF, CRLF and lone CR, and at nothing else; each line keeps its end.
     """
 
-    def __init__(self, file: InputFile, trace: Trace) -> None:
+    def __init__(self, file: InputFile, trace: Trace, skip: int = 0) -> None:
         self._blocks = blocks(file, trace, _last_break)
+        self._trace = trace
+        self._skip = skip
+        self._uncounted = 0
         self._first = 1
         self._lines: list[str] = []
         self.suspects: dict[int, int] = {}
@@ -66,6 +73,9 @@ class _Lines:
 
     def __iter__(self) -> Iterator[list[str]]:
         for offset, data in self._blocks:
+            data = self._left_of(data)
+            if not data:
+                continue
             try:
                 text = data.decode()
                 sound = b"\0" not in data
@@ -77,6 +87,26 @@ class _Lines:
             if not sound or max(map(len, self._lines)) > FIELD_LIMIT:
                 yield from self._suspect(offset)
             yield self._lines
+            self._count()
+
+    def _left_of(self, data: bytes) -> bytes:
+        """Return what of a block has to be taken apart: while rows are passed over, the header."""
+        head = b"" if self._lines else data[: data.find(b"\n") + 1]
+        rows = _lines_in(data) - bool(head) if self._skip else -1
+        if not 0 <= rows <= self._skip or not (head or self._lines):
+            self._skip = 0
+            return data
+        self._skip -= rows
+        self._uncounted = rows
+        if not head:
+            self._count()
+        return head
+
+    def _count(self) -> None:
+        """Take in the rows that were passed over, once the header in front of them is out."""
+        self._first += self._uncounted
+        self._trace.passed += self._uncounted
+        self._uncounted = 0
 
     def _suspect(self, offset: int) -> Iterator[list[str]]:
         for number, line in enumerate(self._lines, self._first):
@@ -100,6 +130,15 @@ class _Lines:
     def text(self, number: int) -> str:
         """Return a line of the present block."""
         return self._lines[number - self._first]
+
+
+def _lines_in(data: bytes) -> int:
+    """Return how many records a block has; -1: that cannot be told without taking it apart."""
+    breaks = data.count(b"\r")
+    is_blank = data[:1] in (b"\r", b"\n") or b"\n\n" in data or b"\n\r" in data
+    if is_blank or b'"' in data or (breaks and breaks != data.count(b"\r\n")):
+        return -1
+    return data.count(b"\n") + (not data.endswith(b"\n"))
 
 
 def _last_break(data: bytes) -> int:
