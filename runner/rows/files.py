@@ -81,8 +81,9 @@ class Trace:
     Complete once the reading has come to its end; until then a part.
     """
 
-    def __init__(self) -> None:
-        self._sha256 = hashlib.sha256()
+    def __init__(self, *, hashes: bool = True) -> None:
+        """Without *hashes* it has no `sha256`, which takes longer than to pass over rows."""
+        self._sha256 = hashlib.sha256() if hashes else None
         self.size = 0
         """Bytes of the file as it lies on disk, compressed if it is."""
         self.names: dict[str, None] = {}
@@ -92,12 +93,13 @@ class Trace:
 
     @property
     def sha256(self) -> str:
-        """Hex digits of the SHA-256 of the file as it lies on disk."""
-        return self._sha256.hexdigest()
+        """Hex digits of the SHA-256 of the file as it lies on disk; empty without *hashes*."""
+        return self._sha256.hexdigest() if self._sha256 else ""
 
     def update(self, data: bytes | memoryview) -> None:
         """Count *data*, the next bytes of the file as it lies on disk."""
-        self._sha256.update(data)
+        if self._sha256 is not None:
+            self._sha256.update(data)
         self.size += len(data)
 
     def whole(self, path: Path) -> None:

@@ -51,7 +51,7 @@ def read(
     given out first.
     """
     rows = _csv_rows if file.format == "csv" else _json_rows
-    yield from rows(file, columns, trace or Trace(), from_row)
+    yield from rows(file, columns, trace or Trace(hashes=False), from_row)
 
 
 def records(file: InputFile, columns: Columns, names: Sequence[str]) -> Iterator[list[Record]]:

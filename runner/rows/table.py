@@ -134,9 +134,11 @@ class _Lines:
 
 def _lines_in(data: bytes) -> int:
     """Return how many records a block has; -1: that cannot be told without taking it apart."""
-    breaks = data.count(b"\r")
-    is_blank = data[:1] in (b"\r", b"\n") or b"\n\n" in data or b"\n\r" in data
-    if is_blank or b'"' in data or (breaks and breaks != data.count(b"\r\n")):
+    # One byte is found many times faster than two, and most files have no CR.
+    is_strange = b'"' in data or data[:1] in (b"\r", b"\n") or b"\n\n" in data
+    if is_strange or (
+        b"\r" in data and (b"\n\r" in data or data.count(b"\r") != data.count(b"\r\n"))
+    ):
         return -1
     return data.count(b"\n") + (not data.endswith(b"\n"))
 
