@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from runner.control import Order, Reply, Standing
+    from runner.control import Glance, Order, Reply
     from runner.opening import Opened
     from runner.roster import Entry
     from runner.run.field import Field
@@ -178,27 +178,30 @@ def with_those_elsewhere(listed: list[Entry], runs_dir: Path, database: Database
     return sorted(both, key=lambda entry: entry.created)
 
 
-def standing_elsewhere(
-    run: str, runs_dir: Path, database: Database
-) -> Callable[[], Standing | None] | None:
+def glances_at(run: str, runs_dir: Path, database: Database) -> Callable[[], Glance] | None:
     """Return what tells how a run stands that is led elsewhere; None: it never was.
 
-    That returns None when nobody leads it there, or says nothing; it raises `DatabaseAway`.
+    That raises `DatabaseAway`.
     """
-    from runner.control import Order
+    from runner.control import Glance, Order
     from runner.errors import RunRefused
 
-    if not _is_elsewhere(run, runs_dir):
+    dsn = dsn_of(database)
+    if dsn is None or not _is_elsewhere(run, runs_dir):
         return None
+    from runner.postgres import is_led
+    from runner.postgres import order as give
 
-    def standing() -> Standing | None:
+    def glance() -> Glance:
         try:
-            reply = give_elsewhere(run, Order(command="status"), database)
+            reply = give(dsn, run, Order(command="status"))
         except RunRefused:
-            return None
-        return None if reply is None else reply.state
+            reply = None
+        if reply is not None and reply.state is not None:
+            return Glance(True, reply.state)
+        return Glance(is_led(dsn, run), None)
 
-    return standing
+    return glance
 
 
 def leave_to_workers(opened: Opened, workers: Workers, *, quiet: bool) -> int:

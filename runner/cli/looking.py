@@ -13,18 +13,18 @@ from rich.text import Text
 
 from runner.cli import screen
 from runner.cli.completing import RunName
-from runner.cli.elsewhere import Database, bring, standing_elsewhere, with_those_elsewhere
+from runner.cli.elsewhere import Database, bring, glances_at, with_those_elsewhere
 from runner.cli.flags import THE_RUN, Output, told
 from runner.errors import SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from runner.control import Standing
+    from runner.control import Glance, Standing
     from runner.folder import Folder, Manifest
     from runner.results import Summary
 
-    Ask = Callable[[], Standing | None] | None
+    Glances = Callable[[], Glance] | None
 
 _RUN = Parameter(group=THE_RUN, negative=(), show_default=False)
 _LOOK_EVERY_S = 0.5
@@ -73,10 +73,10 @@ def status(
         return 0
     bring(run, runs_dir, database, to_change=False)
     folder = Folder.open(runs_dir, run)
-    elsewhere = standing_elsewhere(run, runs_dir, database)
+    elsewhere = glances_at(run, runs_dir, database)
     console = screen.data()
     if not watch and console.is_terminal and not output.json and elsewhere is not None:
-        watch = not folder.is_locked() and elsewhere() is not None
+        watch = not folder.is_locked() and elsewhere().at_work
     if watch:
         from runner.cli.onlooking import look_on
 
@@ -143,7 +143,7 @@ def runs_dir_of(output: Output) -> Path:
     return resolved.places.runs_dir
 
 
-def _show(folder: Folder, output: Output, elsewhere: Ask = None) -> int:
+def _show(folder: Folder, output: Output, elsewhere: Glances = None) -> int:
     if output.json:
         screen.write_json(_as_data(folder, elsewhere))
     else:
@@ -158,12 +158,13 @@ def _print(folder: Folder, summary: Summary, output: Output) -> None:
         screen.data().print(_picture(folder, summary))
 
 
-def _as_data(folder: Folder, elsewhere: Ask) -> dict[str, Any]:
+def _as_data(folder: Folder, elsewhere: Glances) -> dict[str, Any]:
     """Return the summary as it is now, why the run waits, and what it says of itself."""
     import msgspec
 
-    live: Any = _standing(folder, elsewhere)
-    summary = _summary(folder, live=live is not None)
+    glance = _glance(folder, elsewhere)
+    live: Any = glance.standing
+    summary = _summary(folder, live=glance.at_work)
     waiting = msgspec.to_builtins(_waiting(folder, live))
     if live is not None:
         live = msgspec.to_builtins(live)
@@ -171,18 +172,19 @@ def _as_data(folder: Folder, elsewhere: Ask) -> dict[str, Any]:
     return {**msgspec.to_builtins(summary), "waiting": waiting, "live": live}
 
 
-def _standing(folder: Folder, elsewhere: Ask) -> Standing | None:
-    """Return what the run says of itself; None when it is not at work, or says nothing."""
-    from runner.control import Order, ask
+def _glance(folder: Folder, elsewhere: Glances) -> Glance:
+    """Return whether the run is at work, here or elsewhere, and what it says of itself."""
+    from runner.control import Glance, Order, ask
     from runner.errors import RunRefused
 
     if not folder.is_locked():
-        return None if elsewhere is None else elsewhere()
+        return Glance(False, None) if elsewhere is None else elsewhere()
     try:
         order = Order(command="status")
-        return ask(folder, order, wait_for_it_s=0, patience_s=_PATIENCE_S).state
+        standing = ask(folder, order, wait_for_it_s=0, patience_s=_PATIENCE_S).state
     except RunRefused:
-        return None
+        standing = None
+    return Glance(folder.is_locked(), standing)
 
 
 def _waiting(folder: Folder, standing: Standing | None) -> list[Any]:
@@ -198,11 +200,12 @@ def _waiting(folder: Folder, standing: Standing | None) -> list[Any]:
     return [Waiting(hold.reason, hold.detail, hold.timestamp, hold.until) for hold in holds]
 
 
-def _picture(folder: Folder, summary: Summary | None = None, *, elsewhere: Ask = None) -> Any:
+def _picture(folder: Folder, summary: Summary | None = None, *, elsewhere: Glances = None) -> Any:
     from rich.console import Group
 
-    manifest, standing = folder.read(), _standing(folder, elsewhere)
-    summary = summary or _summary(folder, live=standing is not None)
+    manifest, glance = folder.read(), _glance(folder, elsewhere)
+    standing = glance.standing
+    summary = summary or _summary(folder, live=glance.at_work)
     known = {
         "run": f"{manifest.run_id} ({manifest.state})",
         "job": f"{manifest.job} on {manifest.settings.base_url}",
@@ -253,7 +256,7 @@ def _summary(folder: Folder, *, live: bool) -> Summary:
     from runner.account import add_up
     from runner.job import find
 
-    manifest, live = folder.read(), live or folder.is_locked()
+    manifest = folder.read()
     return add_up(folder, manifest, find(manifest.job), live=live, files=False)
 
 

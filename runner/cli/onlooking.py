@@ -18,7 +18,7 @@ from runner.cli.telling import wave_ends
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from runner.control import Standing
+    from runner.control import Glance
     from runner.folder import Folder, Manifest
     from runner.lookout import Sight
     from runner.page import Now
@@ -33,7 +33,7 @@ def look_on(
     folder: Folder,
     console: Console,
     *,
-    elsewhere: Callable[[], Standing | None] | None,
+    elsewhere: Callable[[], Glance] | None,
     quiet: bool,
 ) -> None:
     """Show how a run goes until it has ended: a picture on a terminal, else a line now and then.

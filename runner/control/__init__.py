@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from runner.control.asking import ask
 from runner.control.desk import Desk
-from runner.control.orders import Order, Reply, Standing, Waiting, order_of
+from runner.control.orders import Glance, Order, Reply, Standing, Waiting, order_of
 from runner.control.place import SOCKET
 
-__all__ = ["SOCKET", "Desk", "Order", "Reply", "Standing", "Waiting", "ask", "order_of"]
+__all__ = ["SOCKET", "Desk", "Glance", "Order", "Reply", "Standing", "Waiting", "ask", "order_of"]

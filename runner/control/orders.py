@@ -64,6 +64,15 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     """Why it takes no more rows; None: it does."""
 
 
+class Glance(msgspec.Struct, frozen=True):
+    """What is to be seen of a run that is led elsewhere."""
+
+    at_work: bool
+    """Whether somebody leads it."""
+    standing: Standing | None
+    """Its own word; None: it says nothing just now."""
+
+
 class Reply(msgspec.Struct, frozen=True, kw_only=True):
     """What the run says to an order."""
 

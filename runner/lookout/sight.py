@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 
 from runner.account import holds_of, index_of
-from runner.control import Order, Standing, ask
+from runner.control import Glance, Order, Standing, ask
 from runner.errors import RunRefused
 from runner.folder import Folder
 from runner.page import Now, Waiting, live_page
@@ -24,7 +24,7 @@ class Sight:
         self,
         folder: Folder,
         *,
-        elsewhere: Callable[[], Standing | None] | None = None,
+        elsewhere: Callable[[], Glance] | None = None,
         steady: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -39,10 +39,11 @@ class Sight:
 
     def now(self) -> Now:
         """Return how the run stands. Cheap. Raises `JournalDamaged`, `NoSuchRun`, `RunRefused`."""
-        standing = self._standing()
+        glance = self._glance()
+        standing = glance.standing
         rows, settled = (standing.rows, standing.settled) if standing else self._counted()
         return Now(
-            at_work=standing is not None or self.folder.is_locked(),
+            at_work=glance.at_work,
             heeds=standing is not None,
             rows=rows,
             settled=settled,
@@ -67,14 +68,15 @@ class Sight:
             self._holds = tuple(Waiting(h.reason, h.detail, h.timestamp, h.until) for h in holds)
         return live_page(self.folder, now, wall_s=self._wall(), number=number)
 
-    def _standing(self) -> Standing | None:
+    def _glance(self) -> Glance:
         if not self.folder.is_locked():
-            return self._elsewhere() if self._elsewhere is not None else None
+            return self._elsewhere() if self._elsewhere is not None else Glance(False, None)
         try:
             order = Order(command="status")
-            return ask(self.folder, order, wait_for_it_s=0, patience_s=_PATIENCE_S).state
+            standing = ask(self.folder, order, wait_for_it_s=0, patience_s=_PATIENCE_S).state
         except RunRefused:
-            return None
+            standing = None
+        return Glance(self.folder.is_locked(), standing)
 
     def _counted(self) -> tuple[int, int]:
         """Return how many rows there are and how many have ended, by the run's own record."""

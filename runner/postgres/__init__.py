@@ -10,7 +10,7 @@ from runner.postgres.common import Common
 from runner.postgres.dsn import find_dsn
 from runner.postgres.lead import Lead
 from runner.postgres.listing import entries
-from runner.postgres.ordering import order
+from runner.postgres.ordering import is_led, order
 from runner.postgres.scheduling import Schedule, add, remove, schedules
 from runner.postgres.schema import Standing, init, look, must_be_ready
 from runner.postgres.station import Station
@@ -34,6 +34,7 @@ __all__ = [
     "find_dsn",
     "hand_in",
     "init",
+    "is_led",
     "look",
     "must_be_ready",
     "order",

@@ -24,6 +24,13 @@ FROM orders o JOIN run r ON r.id = o.run WHERE o.id = %s
 """
 
 
+def is_led(dsn: Secret, run: str) -> bool:
+    """Tell whether somebody leads *run*. Raises `DatabaseAway`."""
+    with connected(dsn) as connection:
+        known = connection.execute(_IS_LED, (_SILENT_S, run)).fetchone()
+    return bool(known and known[0])
+
+
 def order(dsn: Secret, run: str, said: Order) -> Reply | None:
     """Give an order to whoever leads *run*, and return the answer; None: it is not there.
 
