@@ -174,17 +174,11 @@ def _as_data(folder: Folder, elsewhere: Glances) -> dict[str, Any]:
 
 def _glance(folder: Folder, elsewhere: Glances) -> Glance:
     """Return whether the run is at work, here or elsewhere, and what it says of itself."""
-    from runner.control import Glance, Order, ask
-    from runner.errors import RunRefused
+    from runner.control import glance_at
 
-    if not folder.is_locked():
-        return Glance(False, None) if elsewhere is None else elsewhere()
-    try:
-        order = Order(command="status")
-        standing = ask(folder, order, wait_for_it_s=0, patience_s=_PATIENCE_S).state
-    except RunRefused:
-        standing = None
-    return Glance(folder.is_locked(), standing)
+    if elsewhere is not None and not folder.is_locked():
+        return elsewhere()
+    return glance_at(folder, patience_s=_PATIENCE_S)
 
 
 def _waiting(folder: Folder, standing: Standing | None) -> list[Any]:

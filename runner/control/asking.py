@@ -8,7 +8,7 @@ import time
 
 import msgspec
 
-from runner.control.orders import Order, Reply
+from runner.control.orders import Glance, Order, Reply
 from runner.control.place import address_in
 from runner.errors import RunRefused
 from runner.folder import Folder
@@ -50,6 +50,18 @@ def ask(
                 "SIGTERM to its process lets what is in flight land and ends it"
             )
         time.sleep(_LOOK_EVERY_S)
+
+
+def glance_at(folder: Folder, *, patience_s: float) -> Glance:
+    """Return whether the run of *folder* is at work on this machine, and what it says of itself."""
+    if not folder.is_locked():
+        return Glance(False, None)
+    try:
+        order = Order(command="status")
+        standing = ask(folder, order, wait_for_it_s=0, patience_s=patience_s).state
+    except RunRefused:
+        standing = None
+    return Glance(folder.is_locked(), standing)
 
 
 def _exchange(folder: Folder, line: bytes, patience_s: float) -> bytes:

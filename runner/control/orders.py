@@ -65,10 +65,10 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Glance(msgspec.Struct, frozen=True):
-    """What is to be seen of a run that is led elsewhere."""
+    """What is to be seen of a run from outside."""
 
     at_work: bool
-    """Whether somebody leads it."""
+    """Whether a process holds it, or leads it elsewhere."""
     standing: Standing | None
     """Its own word; None: it says nothing just now."""
 

@@ -7,8 +7,7 @@ from collections import deque
 from collections.abc import Callable
 
 from runner.account import holds_of, index_of
-from runner.control import Glance, Order, Standing, ask
-from runner.errors import RunRefused
+from runner.control import Glance, Standing, glance_at
 from runner.folder import Folder
 from runner.page import Now, Waiting, live_page
 from runner.results import Index
@@ -69,14 +68,9 @@ class Sight:
         return live_page(self.folder, now, wall_s=self._wall(), number=number)
 
     def _glance(self) -> Glance:
-        if not self.folder.is_locked():
-            return self._elsewhere() if self._elsewhere is not None else Glance(False, None)
-        try:
-            order = Order(command="status")
-            standing = ask(self.folder, order, wait_for_it_s=0, patience_s=_PATIENCE_S).state
-        except RunRefused:
-            standing = None
-        return Glance(self.folder.is_locked(), standing)
+        if self._elsewhere is not None and not self.folder.is_locked():
+            return self._elsewhere()
+        return glance_at(self.folder, patience_s=_PATIENCE_S)
 
     def _counted(self) -> tuple[int, int]:
         """Return how many rows there are and how many have ended, by the run's own record."""
