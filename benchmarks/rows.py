@@ -22,7 +22,7 @@ from benchmarks.sending import Sent, sent_by
 from benchmarks.server import serving
 from runner.tokens import make_demo_key
 
-ROUNDS = 5
+ROUNDS = 9
 ROWS = 20_000
 USERS = 500
 LIMIT = 1.2
