@@ -86,7 +86,7 @@ def _main(directory: Path, rows: int, rounds: int) -> None:
         again = reopen(RUN_ID, resolved, warn=print)
         try:
             asyncio.run(carry_out(again, show=begun))
-        except _Begun:
+        except* _Begun:
             taken.start.append(time.perf_counter() - began)
         again.folder.unlock()
     tell(taken)
