@@ -104,12 +104,13 @@ async def test_a_limit_that_the_server_tells_of_is_kept_to(tmp_path: Path) -> No
 async def test_a_lane_is_told_of_when_it_opens_and_when_it_closes(tmp_path: Path) -> None:
     """Whose requests went one at a time, and until when, stands in events.jsonl."""
     async with Stage(tmp_path, faults=Faults(retry_after_s=1)) as stage:
-        records = stage.seed(400, users=8)
+        # Enough of one user for a lane that had to slow down once to be found needless again.
+        records = stage.seed(800, users=8)
         hot = [record for record in records if record.user == records[100].user]
         for record in hot[10:12]:
             stage.sim.script(record.id, "GET", [Fault.HTTP_429])
         run = await stage.run()
 
         told = [(e["event"], e["user"]) for e in run.events if e["event"].startswith("lane.")]
-        assert run.counts == {"updated": 400}
+        assert run.counts == {"updated": 800}
         assert told == [("lane.opened", hot[0].user), ("lane.closed", hot[0].user)]

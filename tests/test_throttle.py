@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from runner.throttle import OUTAGE, THROTTLED, Hold, Lane, Learned, Throttle
 from runner.throttle.chance import Chance
+from runner.throttle.lanes import LaneEnded, LaneOpened, Lanes
 
 
 def throttle(ceiling: int = 32, rate_per_s: float | None = None, chance: float = 1.0) -> Throttle:
@@ -525,3 +526,27 @@ def test_h7_what_was_chance_is_a_limit_again_once_it_is_over() -> None:
     answers_at(chance, 50.0, one_in=1000, answers=700, now=now)
 
     assert chance.share == 0.0
+
+
+@pytest.mark.parametrize("per_s", [5, 20, 80, 400])
+def test_a_lane_ends_once_its_user_is_four_times_as_fast(per_s: int) -> None:
+    """However quick its user was: also where a lane begins at a hundredth of a second."""
+    told: list[object] = []
+    lanes = Lanes(told.append, many_users=True)
+    for number in range(256):
+        lanes.sent(("hot" if number % 8 == 0 else f"user-{number}", number / (8 * per_s)))
+    now = 256 / (8 * per_s)
+    lane = lanes.open("hot", now=now, answer=0, wait_s=None, proved=True)
+    first_s = lane.interval_s
+
+    answers = 0
+    while "hot" in lanes.of:
+        answers += 1
+        now = max(now, lane.next_at)
+        lane.depart(now)
+        lane.out -= 1
+        lanes.answered(now, sent_at=now, user="hot", answer=answers)
+
+    assert answers == 14  # nine tenths of what it was, each time
+    assert lane.interval_s == pytest.approx(first_s / 4, rel=0.1)
+    assert told == [LaneOpened("hot"), LaneEnded("hot")]

@@ -170,7 +170,7 @@ class Lanes:
             return
         self.prove(lane)
         near = lane.interval_s < _NEAR * lane.too_short_s
-        lane.interval_s = max(lane.interval_s * (_CAREFULLY if near else _FASTER), _SHORTEST_S)
+        lane.interval_s *= _CAREFULLY if near else _FASTER
         free = lane.interval_s * _FREE <= lane.first_interval_s
         if free or now - lane.throttled_at >= _QUIET_S:
             self._end(lane.user)
