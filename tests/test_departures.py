@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from itertools import pairwise
 
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from runner.departures import Line
 from runner.throttle import LeasedPacer, Throttle
+from runner.turnstile import Turnstile
 
 WINDOW_S = 5.0
 
@@ -116,6 +118,47 @@ def test_more_is_asked_for_once_and_in_time() -> None:
     assert len(asked) == 1
     pacer.wait_s(0.45)
     assert len(asked) == 2
+
+
+def test_who_is_granted_nothing_asks_again() -> None:
+    """A busy worker has leased the lane of one that was idle: that one is not left waiting."""
+    line = Line.of(10.0, lanes=2, now=0.0)
+    for step in range(25):
+        line.lease(step * 0.02, 100, lane=0)
+    pacer, asked = LeasedPacer(60.0), []
+    pacer.set(10.0, strictly=True)
+    pacer.on_want = lambda: asked.append(1)
+
+    assert pacer.wait_s(0.5) == math.inf
+    first, count = line.lease(0.5, 100, lane=1)
+    assert count == 0
+    pacer.grant(first, line.interval_s, count)
+
+    again_s = pacer.wait_s(0.501)
+    assert 0 < again_s <= 0.05
+    assert pacer.wait_s(0.501 + again_s) == math.inf
+    assert len(asked) == 2
+
+
+async def test_a_request_that_was_granted_nothing_leaves_all_the_same() -> None:
+    """With nothing in flight that would wake it, it is woken in time to ask once more."""
+    grants = [0, 0, 1]
+    loop, pacer = asyncio.get_running_loop(), LeasedPacer(60.0)
+    throttle = Throttle(ceiling=8, rate_per_s=10.0, chance=lambda: 0.5, pacer=pacer)
+    turnstile = Turnstile(throttle, clock=loop.time)
+
+    def grant() -> None:
+        pacer.grant(loop.time(), 0.1, grants.pop(0))
+        turnstile.nudge()
+
+    def grant_soon() -> None:
+        loop.call_soon(grant)
+
+    pacer.on_want = grant_soon
+    async with asyncio.timeout(5):
+        await turnstile.enter()
+
+    assert grants == []
 
 
 def test_a_lower_rate_that_was_found_is_kept_besides() -> None:

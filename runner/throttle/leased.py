@@ -50,7 +50,10 @@ class LeasedPacer(Pacer):
         self._asked = False
 
     def wait_s(self, now: float) -> float:
-        """Return the seconds until the next departure; infinite when none is leased."""
+        """Return the seconds until the next departure, or until more may be asked for.
+
+        Infinite while more is asked for and none is leased.
+        """
         if self.free:
             return super().wait_s(now)
         due = self._due
@@ -61,7 +64,8 @@ class LeasedPacer(Pacer):
             self._again_at = now + _AGAIN_S
             self._want()
         if not due:
-            return math.inf
+            # Who was granted nothing, for others had it all, is woken by nobody: it asks again.
+            return math.inf if self._asked else self._again_at - now
         return max(wait_s, super().wait_s(now)) if self._own else wait_s
 
     def depart(self, now: float) -> None:
@@ -71,6 +75,7 @@ class LeasedPacer(Pacer):
         super().depart(now)
 
     def _want(self) -> None:
-        if not self._asked and self.on_want is not None:
+        if not self._asked:
             self._asked = True
-            self.on_want()
+            if self.on_want is not None:
+                self.on_want()
