@@ -27,7 +27,7 @@ demo: $(READY) ## the whole story on this machine: no account, nothing sent anyw
 
 test: check ## check, then every test, with coverage of at least 95 %
 	@test -f $(AXE)/axe.min.js || echo "No axe-core: the page is not opened in a browser (make browser)." >&2
-	$(BIN)/python -m pytest -n auto --cov --cov-report=term $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist worksteal --cov --cov-report=term $(ARGS)
 
 test-long: $(READY) ## the same claims at full size; takes a while
 	$(BIN)/python -m pytest -m long --timeout 3600 $(ARGS)

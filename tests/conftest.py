@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -12,6 +13,12 @@ from tests.servers import Server, serving
 # An example that took long was tried on a busy machine; nothing is promised of its time.
 settings.register_profile("busy", deadline=None)
 settings.load_profile("busy")
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Run half as many tests again at a time as there are processors: they wait a lot."""
+    processors = os.cpu_count() or 1
+    return processors + processors // 2
 
 
 @pytest.fixture(autouse=True)
