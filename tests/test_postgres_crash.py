@@ -143,6 +143,24 @@ def test_a_server_that_is_away_for_20_s_loses_nothing(tmp_path: Path, where: str
         _without_a_server(tmp_path, server, rows=3000, away_s=20.0)
 
 
+def test_a_run_is_taken_from_workers_that_go_on_without_a_leader(
+    tmp_path: Path, pg: Server
+) -> None:
+    """Its leader is killed, and somebody resumes it at once: what they record meanwhile counts."""
+    with FieldStage(tmp_path, pg, faults=Faults(latency_s=0.05)) as stage:
+        stage.workers(2, env=UNMEASURED)
+        limits = ("--concurrency", IN_FLIGHT)
+        command = stage.start(*RUN, stage.moves(400), *AFAR, *limits)
+        until(lambda: stage.patches() > 20 or command.code is not None, "PATCHes come")
+        command.process.kill()
+        command.wait()
+
+        taken = stage.run("resume", "x", "--yes")
+
+        assert taken.code == 0, taken.err
+        _check(stage, 400, lost=2)
+
+
 @pytest.mark.long
 def test_a_server_that_stays_away_ends_the_run_resumable(tmp_path: Path) -> None:
     """Exit code 4 after --max-outage, of the run and of a worker; a resume carries the rest."""

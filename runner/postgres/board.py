@@ -28,8 +28,8 @@ CHANNEL = "syncshift"
 """Who listens there hears the name of each run that has news for all of its workers."""
 FRESH_S = 3.0
 """Nothing is sent when the last word is older: the shards may be somebody else's by then."""
-_HEARD_S = 4.0
-"""A shard is taken from nobody who was heard of so lately."""
+HEARD_S = 4.0
+"""A shard is taken from nobody who was heard of so lately: it may still send something."""
 _MOST_ATTEMPTS = 50
 _LET_GO_S = 1.0
 _LOOK_EVERY_S = 0.1
@@ -184,7 +184,7 @@ class SqlBoard:
             if over:
                 return None
             heard = common.crew.get(worker)
-            if worker != self._worker and heard is not None and heard.seen > now - _HEARD_S:
+            if worker != self._worker and heard is not None and heard.seen > now - HEARD_S:
                 return _BY_ANOTHER
             if fence >= _MOST_ATTEMPTS:
                 common.end(_hopeless(number, fence))

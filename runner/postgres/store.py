@@ -11,6 +11,7 @@ import os
 import secrets
 import shutil
 import socket
+import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +24,8 @@ from runner.errors import DiskFault, RunChanged, RunExists, RunLocked
 from runner.folder import MANIFEST, SESSION, Folder, Manifest
 from runner.forecast import PLAN
 from runner.journal import SHARDS, merge, shard_name
-from runner.postgres.common import Common, encode
+from runner.postgres.board import HEARD_S
+from runner.postgres.common import Common, decode_common, encode
 from runner.postgres.database import Row, connected
 from runner.record import EVENTS, REPORT, UNDO
 from runner.secret import Secret
@@ -89,24 +91,22 @@ def fetch(
     """Bring the folder of a run up to date from the database; tell whether it is there.
 
     A folder somebody is at work on is left alone, and one that is not known there. *to_change*:
-    raise `RunLocked` while somebody leads it. Without *shards* it is as it was when its present
-    session began. Raises `DatabaseAway`, `DiskFault`.
+    raise `RunLocked` while somebody leads it, and have nobody carry it any more. Without *shards*
+    it is as it was when its present session began. Raises `DatabaseAway`, `DiskFault`.
     """
     folder = Folder(runs_dir / run)
     if folder.is_locked():
         return True
+    if to_change:
+        _take_away(dsn, run)
     with connected(dsn) as connection, connection.transaction():
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
         row = connection.execute(
-            "SELECT session, manifest, leader,"
-            " led_at > clock_timestamp() - make_interval(secs => %s) FROM run WHERE id = %s",
-            (_SILENT_S, run),
+            "SELECT session, manifest FROM run WHERE id = %s", (run,)
         ).fetchone()
         if row is None:
             return False
-        session, manifest, leader, at_work = row
-        if to_change:
-            _must_be_free(run, leader, at_work=bool(at_work))
+        session, manifest = row
         part = runs_dir / f".fetching-{run}-{secrets.token_hex(3)}"
         try:
             part.mkdir(mode=0o700, parents=True)
@@ -152,6 +152,36 @@ def session_of(folder: Folder) -> int:
 
 def _note(folder: Folder, session: int) -> None:
     (folder.path / SESSION).write_text(f"{session}\n", encoding="utf-8")
+
+
+def _take_away(dsn: Secret, run: str) -> None:
+    """Have nobody carry a run that nobody leads, and return once nothing more is sent for it.
+
+    Its workers go on for a while without one who leads. What they recorded after it was fetched
+    would be lost, so from now on they can record nothing; and what they have sent is to be seen
+    by whoever looks at its sync next. Raises `RunLocked` while somebody leads it.
+    """
+    with connected(dsn) as connection, connection.transaction():
+        row = connection.execute(
+            "SELECT leader, led_at > clock_timestamp() - make_interval(secs => %s), common,"
+            " extract(epoch FROM clock_timestamp())::float8 FROM run WHERE id = %s"
+            " FOR NO KEY UPDATE",
+            (_SILENT_S, run),
+        ).fetchone()
+        if row is None:
+            return
+        leader, at_work, common, now = row
+        _must_be_free(run, leader, at_work=bool(at_work))
+        left = connection.execute(
+            "UPDATE shard SET fence = fence + 1 WHERE run = %s AND NOT over", (run,)
+        )
+        if not left.rowcount:
+            return
+        connection.execute(
+            "UPDATE run SET session = session + 1, lead = lead + 1 WHERE id = %s", (run,)
+        )
+    heard = [member.seen for member in decode_common(common).crew.values()]
+    time.sleep(max(0.0, max(heard, default=0.0) + HEARD_S - now))
 
 
 def _must_be_free(run: str, leader: str, *, at_work: bool) -> None:
