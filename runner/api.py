@@ -14,6 +14,7 @@ import platform
 import re
 import ssl
 import urllib.request
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
@@ -52,6 +53,20 @@ class _Connector(aiohttp.TCPConnector):
         return connection
 
 
+class _Body(aiohttp.BytesPayload):
+    """A body that asks once more whether it may leave, with nothing but the socket before it."""
+
+    def __init__(self, body: bytes, may_leave: Callable[[], bool]) -> None:
+        super().__init__(body)
+        self._may_leave = may_leave
+
+    async def write_with_length(self, writer: Any, content_length: int | None) -> None:
+        # Head and body go out together, so nothing of the request has left so far.
+        if not self._may_leave():
+            raise ConnectionAbortedError
+        await super().write_with_length(writer, content_length)
+
+
 class Api:
     """Sends one request and returns what came of it. Use as an async context manager."""
 
@@ -63,16 +78,19 @@ class Api:
         timeout_s: float,
         version: str,
         trust_env: bool = False,
+        may_leave: Callable[[], bool] | None = None,
     ) -> None:
         """*base_url* ends without a slash; *timeout_s* reaches from connecting to the last byte.
 
-        *concurrency*: most connections at once; 0 for any number.
+        *concurrency*: most connections at once; 0 for any number. *may_leave* is asked of each
+        request with a body, right before it is written; where it says no, nothing is.
         """
         self._base = URL(base_url, encoded=True)
         self._prefix = self._base.raw_path.rstrip("/")
         self._concurrency = concurrency
         self._timeout_s = timeout_s
         self._trust_env = trust_env
+        self._may_leave = may_leave
         self._user_agent = f"syncshift/{version} Python/{platform.python_version()}"
         self._session: aiohttp.ClientSession | None = None
         self._afresh: aiohttp.ClientSession | None = None
@@ -129,8 +147,11 @@ class Api:
         session = self._afresh if afresh else self._session
         assert session is not None  # noqa: S101  # entered by whoever made it
         headers: dict[str, str] = {hdrs.AUTHORIZATION: authorization}
+        body: bytes | _Body | None = request.body
         if request.body is not None:
             headers[hdrs.CONTENT_TYPE] = "application/json"
+            if self._may_leave is not None:
+                body = _Body(request.body, self._may_leave)
         status: int | None = None
         _reused.set(None)
         try:
@@ -141,20 +162,20 @@ class Api:
             answer = await session.request(
                 request.method,
                 url.with_query(request.query) if request.query else url,
-                data=request.body,
+                data=body,
                 headers=headers,
                 allow_redirects=False,
             )
             try:
                 status = answer.status
-                body, oversized = await _read(answer, request.most_bytes or MAX_ANSWER)
+                read, oversized = await _read(answer, request.most_bytes or MAX_ANSWER)
             except BaseException:
                 answer.close()
                 raise
             told = answer.headers
             return Response(
                 status,
-                body,
+                read,
                 oversized,
                 told.get(hdrs.RETRY_AFTER),
                 told.get(hdrs.DATE),

@@ -56,7 +56,7 @@ class Guarded:
     """A transport that passes nothing once somebody else may be at work on the same rows."""
 
     def __init__(self, transport: Transport, guard: Callable[[], bool]) -> None:
-        """*guard* tells, at the last moment, whether a request may still leave."""
+        """*guard* tells whether a request may still leave; *transport* asks it as well."""
         self._transport = transport
         self._guard = guard
 
@@ -66,7 +66,10 @@ class Guarded:
         """Send *request* if it may leave. Raises `Closing` otherwise."""
         if not self._guard():
             raise Closing
-        return await self._transport.send(request, authorization, afresh=afresh)
+        result = await self._transport.send(request, authorization, afresh=afresh)
+        if isinstance(result, Fault) and not self._guard():
+            raise Closing  # whether it has left or not, its row is somebody else's by now
+        return result
 
 
 class Looker:
@@ -156,6 +159,7 @@ class Asker:
             timeout_s=settings.timeout_s,
             version=VERSION,
             trust_env=settings.trust_env,
+            may_leave=self._guard,
         )
 
     def _exchanger(

