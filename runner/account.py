@@ -10,7 +10,7 @@ import msgspec
 
 from runner import rows as reading
 from runner.check import columns_of
-from runner.errors import RunChanged
+from runner.errors import JournalDamaged, RunChanged
 from runner.folder import Folder, Manifest
 from runner.job import Job
 from runner.journal import SHARDS, scan
@@ -66,6 +66,20 @@ def same_input(file: InputFile, manifest: Manifest) -> None:
 def index_of(folder: Folder) -> Index:
     """Return how far each row of the run has come. Raises `JournalDamaged`."""
     return Index.read(undo=folder.path / UNDO, report=folder.path / REPORT)
+
+
+def must_have_journals(folder: Folder) -> None:
+    """Make sure that no journal of *folder*, which nobody is at work on, was taken away.
+
+    They are made together, before the first line. Raises `JournalDamaged`.
+    """
+    journals = [folder.path / name for name in (UNDO, REPORT)]
+    gone = [path for path in journals if not path.exists()]
+    if len(gone) == 1 and any(path.exists() and path.stat().st_size for path in journals):
+        raise JournalDamaged(
+            f"{gone[0]}: is gone, and what the run did cannot be known without it; restore the "
+            "run folder from a copy. Nothing was sent"
+        )
 
 
 def index_now(folder: Folder, rows: int) -> Index | FamilyIndex:

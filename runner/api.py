@@ -11,18 +11,17 @@ import contextlib
 import contextvars
 import errno
 import platform
-import re
 import ssl
 import urllib.request
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import quote
 
 import aiohttp
 from aiohttp import hdrs
 from yarl import URL
 
+from runner.address import encode_path
 from runner.errors import Fault, FaultKind
 from runner.model import Request, Response
 from runner.secret import scrub
@@ -224,22 +223,6 @@ def _proxy_for(base: URL) -> str | None:
     return (
         None if urllib.request.proxy_bypass(host) else urllib.request.getproxies().get(base.scheme)
     )
-
-
-def encode_path(segments: tuple[str, ...]) -> str:
-    """Return the path of *segments*, each percent-encoded whole.
-
-    Nothing in a segment can end it, begin a query or leave the path. Raises
-    ValueError for one that is empty, ``.`` or ``..``: no encoding protects them.
-    """
-    if not _STEPS.isdisjoint(segments):
-        raise ValueError("a path segment must not be empty, . or ..")
-    return "".join(["/" + (part if _PLAIN(part) else quote(part, safe="")) for part in segments])
-
-
-_STEPS = frozenset({"", ".", ".."})
-_PLAIN = re.compile(r"[A-Za-z0-9_.~-]+", re.ASCII).fullmatch
-"""Whether `quote` would change nothing; nearly always so, and asked in half the time."""
 
 
 def fault_of(

@@ -217,7 +217,7 @@ class Sender:
         understands: Callable[[Response], bool],
     ) -> tuple[Response | Fault, bool, Ruling]:
         """Return what came of a request, whether it speaks of what was asked, and its meaning."""
-        understood = True
+        understood = not (isinstance(result, Fault) and result.kind is FaultKind.GARBLED)
         if isinstance(result, Response) and result.status in retry.GOOD:
             try:
                 understood = understands(result)

@@ -90,7 +90,9 @@ def _truth(value: Any) -> bool:
 
 def _text(value: Any) -> str:
     text = str(value)
-    if not text.strip() or not text.isprintable():
+    if not text.strip():
+        raise ValueError("must not be empty")
+    if not text.isprintable():
         raise ValueError("must be a text without control characters")
     return text.strip()
 

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, Literal
 
 import msgspec
 
-from runner.account import index_of, input_of, same_input
+from runner.account import index_of, input_of, must_have_journals, same_input
 from runner.admission import can_be_resumed, may_go_on
 from runner.anew import merged
 from runner.authority import speaks_for, token_source
@@ -257,6 +257,7 @@ def _checked(folder: Folder, manifest: Manifest, job: Job, tokens: TokenSource) 
     timetable = timetable_of(manifest, checked, now_s=time.time())
     if timetable is not None and timetable.starts != manifest.starts:
         manifest = folder.write(msgspec.structs.replace(manifest, starts=timetable.starts))
+    must_have_journals(folder)
     index = index_of(folder)
     index.check(checked.rows)
     ended = index.succeeded + index.failed

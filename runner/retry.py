@@ -157,6 +157,10 @@ def _judge_status(answer: Response, *, writes: bool, now_s: float) -> Ruling:
     elif 300 <= status < 400:
         said = f"{status}: the host redirects, and no redirect is followed; check --base-url"
     ruling = _STATUSES.get(status) or _CLASSES.get(status // 100, _BROKEN)
+    if ruling is _GONE and answer.body.lstrip()[:1] == b"<":
+        # A gone sync is told in JSON, or in words; a page is what a web server has for any path.
+        ruling = _STRANGE
+        said = f"{status} with a web page: the host does not speak the Sync API; check --base-url"
     verdict = ruling.verdict
     if verdict is Verdict.AMBIGUOUS and not writes:
         verdict = Verdict.TRANSIENT

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 
 import msgspec
 
-from runner.account import index_of, origins_of
+from runner.account import index_of, must_have_journals, origins_of
 from runner.anew import handed_down
 from runner.errors import RunRefused, SettingsError
 from runner.folder import Folder
@@ -137,6 +137,7 @@ class _Touched:
 
     def _take(self, member: Member, places: array[int], order: array[int]) -> None:
         """Note where the first intent of each row stands that may have landed."""
+        must_have_journals(member.folder)
         index, origins = index_of(member.folder), self._origins(member)
         rows = member.manifest.rows or 0
         index.check(rows)

@@ -36,7 +36,8 @@ from hypothesis import strategies as st
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
-from runner.api import MAX_ANSWER, Api, encode_path, fault_of
+from runner.address import encode_path
+from runner.api import MAX_ANSWER, Api, fault_of
 from runner.errors import Fault, FaultKind
 from runner.model import Request, Response, Verdict
 from runner.retry import judge

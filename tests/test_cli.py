@@ -526,6 +526,49 @@ def test_help_names_every_flag_and_shows_an_example(shared: Stage, name: str) ->
         assert all(variable in text for variable in _VARIABLES.split())
 
 
+@pytest.mark.parametrize("columns", [0, 1, 2, 19])
+def test_a_terminal_without_room_gets_help_all_the_same(shared: Stage, columns: int) -> None:
+    """As wide as a word, or of no width at all: it is folded into what can be read."""
+    room = {"COLUMNS": str(columns), "FORCE_COLOR": "1"}
+
+    command = shared.run("run", "--help", env=room)
+
+    assert command.code == 0, command.err
+    assert "rate" in command.out
+
+
+def test_input_that_was_closed_is_an_empty_one(stage: Stage) -> None:
+    """Some who start commands hand no standard input over: a file is sent all the same."""
+    path = stage.moves(3)
+
+    sent = stage.run(*MOVE, path, "--yes", before="exec <&-; ")
+    piped = stage.run(*MOVE, "-", "--format", "csv", "--yes", before="exec <&-; ")
+
+    assert sent.code == 0, sent.err
+    assert piped.code == 2
+    assert "standard input is empty" in piped.err
+
+
+def test_the_name_of_a_run_is_never_cut(stage: Stage) -> None:
+    """It is what has to be typed: in a narrow terminal the other columns make room."""
+    name = "20261123-174214-6cd02e"
+    stage.run(*MOVE, stage.moves(3), "--yes", "--run-id", name)
+
+    narrow = stage.run("status", env={"COLUMNS": "60", "FORCE_COLOR": "1"})
+
+    assert name in narrow.out
+
+
+def test_runs_that_cannot_be_read_are_not_none(stage: Stage) -> None:
+    """A folder that cannot be looked into is told of, and not taken for an empty one."""
+    (stage.home / "file").touch()
+
+    command = stage.run("status", "--runs-dir", "file")
+
+    assert command.code == 5
+    assert "its runs cannot be read (Not a directory)" in command.err
+
+
 def test_help_of_all_names_each_command_and_each_exit_code(shared: Stage) -> None:
     """Without a word, and with --help, the commands and the exit codes are shown."""
     for words in ((), ("--help",)):

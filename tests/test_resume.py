@@ -342,6 +342,18 @@ class TestRefusals:
             assert stage.audit == []
             assert not run.opened.folder.is_locked()
 
+    @pytest.mark.parametrize("name", ["undo.jsonl", "report.jsonl"])
+    async def test_d4_a_journal_that_is_gone_is_refused(self, tmp_path: Path, name: str) -> None:
+        """Without either nobody knows what was sent: nothing is, and the file is named."""
+        async with Stage(tmp_path) as stage:
+            run = await self.stopped(stage)
+            (run.path / name).unlink()
+            with pytest.raises(JournalDamaged, match=rf"{name}: is gone"):
+                stage.reopen(run.id)
+
+            assert stage.audit == []
+            assert not run.opened.folder.is_locked()
+
     async def test_a_run_that_is_not_there_is_named(self, tmp_path: Path) -> None:
         """A name that is nearly right is answered with the right one."""
         async with Stage(tmp_path) as stage:

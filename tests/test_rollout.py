@@ -360,6 +360,30 @@ async def test_many_suspects_and_nothing_else_are_the_run(tmp_path: Path) -> Non
 
 
 @in_fast_motion(10)
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (b"\x00\x01 this is no HTTP at all\r\n\r\n", "what came back is not HTTP"),
+        (says(404, body=b"<html>No such page</html>"), "404 with a web page"),
+    ],
+    ids=["garbage", "page"],
+)
+async def test_a_host_that_is_no_sync_api_stops_the_run(
+    tmp_path: Path, answer: bytes, told: str
+) -> None:
+    """What a web server, or something else that listens, says to all is no row's fault."""
+    async with Stage(tmp_path, concurrency=2) as stage:
+        stage.plain(40)
+        async with Wire(answer).listening() as here:
+            run = await stage.run(base_url=here.url)
+
+        assert run.summary.exit_code == 4
+        assert run.counts == {"unprocessed": 40}
+        assert told in run.reason
+        assert "the host does not speak the Sync API" in run.reason
+
+
+@in_fast_motion(10)
 async def test_strange_answers_to_all_stop_the_run(tmp_path: Path) -> None:
     """A host that answers every read with a page is the wrong host; no row pays for it."""
     async with Stage(tmp_path, concurrency=2) as stage:

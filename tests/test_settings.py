@@ -240,11 +240,11 @@ def test_what_is_no_duration_is_refused(text: str) -> None:
         ("trust-env", "yes", "must be true or false"),
         ("no-read", 1, "must be true or false"),
         ("until", "done", "must be accepted, confirmed or resynced"),
-        ("project-id", "  ", "must be a text"),
+        ("project-id", "  ", "must not be empty"),
         ("project-id", "a\nb", "must be a text without control characters"),
         ("ignore-column", "a", "must be a list of column names"),
-        ("ignore-column", ["a", ""], "must be a text"),
-        ("max-failures", "", "must be a text"),
+        ("ignore-column", ["a", ""], "must not be empty"),
+        ("max-failures", "", "must not be empty"),
     ],
 )
 def test_what_cannot_be_is_refused(tmp_path: Path, name: str, value: object, why: str) -> None:
@@ -252,7 +252,7 @@ def test_what_cannot_be_is_refused(tmp_path: Path, name: str, value: object, why
     with pytest.raises(SettingsError) as refusal:
         settle(tmp_path, flags={name: value})
 
-    assert str(refusal.value).startswith(f"--{name} must be")
+    assert str(refusal.value).startswith(f"--{name} must ")
     assert why in str(refusal.value)
     assert str(refusal.value).endswith(f"got {value!r}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 from pathlib import Path
@@ -92,6 +93,8 @@ def simulate(
     from runner.tokens import TokenChecker, load_signing_key
 
     _check_numbers(port=port, syncs=syncs, users=users)
+    if limit is not None and not 0 < limit < math.inf:
+        raise SettingsError(f"--limit must be a number above 0; got {limit:g}")
     key = load_signing_key(Secret(_key_text(Path(key_file))), origin=key_file)
     audience = f"useparagon.com/{project_id}"
     simulator = Simulator(

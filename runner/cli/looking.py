@@ -258,7 +258,9 @@ def _table(listed: list[dict[str, Any]]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("run", "job", "verdict", "rows", "succeeded", "failed", "left", "created"):
         right = name in {"rows", "succeeded", "failed", "left"}
-        table.add_column(name, justify="right" if right else "left")
+        # The name of a run has to be typed; whatever else there is makes room for it.
+        least = max(len(run["run_id"]) for run in listed) if name == "run" else None
+        table.add_column(name, justify="right" if right else "left", min_width=least)
     for run in listed:
         table.add_row(
             run["run_id"],

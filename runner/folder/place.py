@@ -22,6 +22,7 @@ from runner.errors import (
     NoSuchRun,
     RunExists,
     RunLocked,
+    RunRefused,
     SyncshiftError,
     UsageError,
 )
@@ -100,7 +101,13 @@ class Folder:
 
     @classmethod
     def all(cls, runs_dir: Path) -> list[Folder]:
-        """Return every run of *runs_dir*, oldest name first."""
+        """Return every run of *runs_dir*, oldest name first. Raises `RunRefused`."""
+        try:
+            os.scandir(runs_dir).close()
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise RunRefused(f"{runs_dir}: its runs cannot be read ({error.strerror})") from None
         return [cls(path.parent) for path in sorted(runs_dir.glob(f"*/{MANIFEST}"))]
 
     def lock(self) -> None:

@@ -6,6 +6,7 @@ from collections import defaultdict
 from typing import Generic, Protocol, TypeVar
 
 from runner.errors import RunFault
+from runner.model import ErrorClass
 from runner.retry import Ruling
 
 _MOST_SUSPECTS = 100
@@ -75,7 +76,7 @@ class Suspicions(Generic[_SuspectT]):
             self._convicted = True
             raise RunFault(
                 f"{rows} is a fault of the run and not of the rows: {ruling.error}. "
-                "Such rows stay unprocessed; mend the cause, then resume the run"
+                f"Such rows stay unprocessed; {_mend(ruling)}, then resume the run"
             )
         if len(suspects) > _MOST_SUSPECTS:
             return self.acquit()
@@ -86,3 +87,9 @@ class Suspicions(Generic[_SuspectT]):
         suspects = [ending for group in self._suspects.values() for ending in group]
         self._suspects.clear()
         return suspects
+
+
+def _mend(ruling: Ruling) -> str:
+    if ruling.error_class is ErrorClass.AUTH:
+        return "check the signing key, --project-id and --audience (syncshift doctor tries them)"
+    return "mend the cause"
