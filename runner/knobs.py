@@ -78,7 +78,9 @@ def _rate(value: Any) -> float:
     except (TypeError, ValueError, OverflowError):
         rate = 0.0
     if isinstance(value, bool) or not 0.001 <= rate <= 1_000_000:
-        raise ValueError("must be a number of requests per second, at least 0.001")
+        raise ValueError(
+            "must be a number of requests per second, at least 0.001 and at most 1,000,000"
+        )
     return rate
 
 

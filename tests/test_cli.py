@@ -7,7 +7,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -547,6 +547,26 @@ def test_input_that_was_closed_is_an_empty_one(stage: Stage) -> None:
     assert sent.code == 0, sent.err
     assert piped.code == 2
     assert "standard input is empty" in piped.err
+
+
+def test_a_full_disk_under_standard_error_ends_no_run(stage: Stage) -> None:
+    """Nobody sees how it goes; it goes all the same, and the summary comes."""
+    command = stage.run(*MOVE, stage.moves(3), "--yes", "--json", before="exec 2>/dev/full; ")
+
+    assert command.code == 0
+    assert command.json()["counts"]["updated"] == 3
+
+
+@pytest.mark.parametrize("words", [(*MOVE, "moves.csv", "--yes", "--json"), ("status",)])
+def test_a_full_disk_under_standard_output_is_told_of(stage: Stage, words: Sequence[str]) -> None:
+    """It is no fault of ours: 4, and where to look for what could not be written."""
+    stage.run(*MOVE, stage.moves(3), "--yes", "--run-id", "before")
+
+    command = stage.run(*words, before="exec >/dev/full; ")
+
+    assert command.code == 4
+    assert "standard output cannot be written (No space left on device)" in command.err
+    assert "unexpected" not in command.err
 
 
 def test_the_name_of_a_run_is_never_cut(stage: Stage) -> None:

@@ -121,6 +121,7 @@ def test_s2_a_second_signal_leaves_at_once(
 
     assert time.monotonic() - began < 2.0
     assert command.code in {INTERRUPTS[first], INTERRUPTS[second]}
+    assert command.err.rstrip().endswith("syncshift resume x")
     for name in ("undo", "report", "events"):
         journal(stage.folder("x") / f"{name}.jsonl", torn=True)
     (listed,) = stage.run("status", "--json").json()

@@ -8,8 +8,11 @@ import csv
 import hashlib
 import json
 import math
+import os
 import resource
 import stat
+import subprocess
+import sys
 import tempfile
 import tracemalloc
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -495,6 +498,21 @@ def test_a_report_that_changes_meanwhile_is_refused(tmp_path: Path, change: str)
 
     with pytest.raises(RunRefused, match=r"row \d \(byte \d+\) is no longer what it was"):
         write_files(tmp_path, header=HEADER, records=numbered([["", ""]] * 2), index=index, rows=2)
+
+
+def test_parts_of_a_process_that_was_killed_are_cleared_away(tmp_path: Path) -> None:
+    """Whoever writes a file removes what the dead have left of it, and nothing of the living."""
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    left = tmp_path / f".{FILES[0]}.{dead.pid}.part"
+    theirs = tmp_path / f".{FILES[0]}.{os.getppid()}.part"
+    for part in (left, theirs):
+        part.touch()
+
+    sort_out(tmp_path, [["a", "b"]])
+
+    assert not left.exists()
+    assert theirs.exists()
 
 
 def test_old_files_stay_until_the_new_ones_are_whole(tmp_path: Path) -> None:

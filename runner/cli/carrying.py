@@ -202,7 +202,7 @@ def _carry(
 ) -> Summary:
     from runner.run import carry_out
 
-    with _Stand(quiet=quiet) as stand:
+    with _Stand(quiet=quiet, run_id=opened.folder.run_id) as stand:
         decide = stand.decide if _somebody_is_there() else None
         show = measuring.also(opened, stand.show)
         carrying = partial(carry_out, opened, show=show, leave=stand.leave, decide=decide)
@@ -231,8 +231,10 @@ def in_a_loop(work: Callable[[], Awaitable[_T]]) -> _T:
 class _Stand:
     """What a person has of some work while it goes on: a picture, and a question at times."""
 
-    def __init__(self, *, quiet: bool) -> None:
+    def __init__(self, *, quiet: bool, run_id: str | None = None) -> None:
+        """*run_id*: of the run that can be resumed when it is left."""
         self._quiet = quiet
+        self._run_id = run_id
         self._live: Live | None = None
         self._pictures = ExitStack()
 
@@ -251,7 +253,14 @@ class _Stand:
 
     def leave(self, code: int) -> NoReturn:
         """End the process at once."""
+        from runner.cli import screen
+
         self._pictures.close()
+        if self._run_id is not None and not self._quiet:
+            screen.warn(
+                "left at once; what was in flight is looked at when the run goes on: "
+                f"syncshift resume {self._run_id}"
+            )
         os._exit(code)
 
     async def decide(self, question: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import re
 import traceback
 from collections.abc import Sequence
@@ -28,6 +29,7 @@ from runner.errors import SettingsError, SyncshiftError
 from runner.version import VERSION
 
 _INTERRUPTED = 130
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 _CLOSE = 0.6
 """How alike two words must be for one to be meant by the other."""
 
@@ -86,6 +88,13 @@ def run_words(words: Sequence[str]) -> int:
     except SystemExit:
         # The reader of a help page left before its end; rich can tell it in no other way.
         return 0
+    except OSError as error:
+        # Files are read and written in our own words; what has no name is a stream.
+        if error.filename is None and error.errno in _NO_ROOM:
+            from runner.cli.streams import lost_output
+
+            return _refuse(lost_output(error), as_json=False)
+        return _own_up(error)
     except Exception as error:  # noqa: BLE001  # the last line of defense: no secret in a traceback
         return _own_up(error)
     return code if isinstance(code, int) else 0

@@ -6,14 +6,13 @@ Data goes to standard output, everything else to standard error.
 from __future__ import annotations
 
 import math
-import os
 import sys
 import termios
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, cast
 
 import anyio
 import msgspec
@@ -25,6 +24,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from runner.cli.streams import Losable, forsake
 from runner.cli.telling import wave_ends
 from runner.errors import InputError, RunStopped, SyncshiftError
 from runner.model import SUCCEEDED
@@ -63,7 +63,7 @@ class _Console(Console):
     """
 
     def on_broken_pipe(self) -> None:
-        _forsake(self.file)
+        forsake(self.file)
 
 
 def errors() -> Console:
@@ -77,7 +77,8 @@ def data() -> Console:
 
 
 def _console(*, stderr: bool) -> Console:
-    console = _Console(stderr=stderr, highlight=False)
+    to = cast("IO[str]", Losable(sys.stderr)) if stderr else None
+    console = _Console(file=to, stderr=stderr, highlight=False)
     if not console.is_terminal:
         # A file has no width: nothing in it is folded or cut.
         console.width = _NO_WIDTH
@@ -113,17 +114,12 @@ def tell_error(error: SyncshiftError, *, as_json: bool) -> None:
 
 
 def write_json(value: Any) -> None:
-    """Print *value* as JSON on standard output."""
+    """Print *value* as JSON on standard output. Raises OSError when its disk is full."""
     try:
         sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
         sys.stdout.flush()
     except BrokenPipeError:
-        _forsake(sys.stdout)
-
-
-def _forsake(stream: IO[str]) -> None:
-    """Let what is still to be written to *stream*, which has lost its reader, go nowhere."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        forsake(sys.stdout)
 
 
 def duration(seconds: float) -> str:

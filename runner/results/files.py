@@ -166,6 +166,7 @@ class _Part:
 
     def __enter__(self) -> Self:
         with _disk(self._path):
+            self._clear_away()
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
             self._fd = os.open(self._part, flags, 0o600)
         return self
@@ -175,6 +176,17 @@ class _Part:
         # Gone once it is published; otherwise a part of a file is of no use to anybody.
         with contextlib.suppress(OSError):
             self._part.unlink()
+
+    def _clear_away(self) -> None:
+        """Remove what a process has left that was killed while it wrote this file."""
+        for part in self._path.parent.glob(f".{self._path.name}.*.part"):
+            number = part.name.removesuffix(".part").rpartition(".")[2]
+            try:
+                os.kill(int(number), 0)
+            except (ValueError, PermissionError):
+                continue
+            except (ProcessLookupError, OverflowError):
+                part.unlink(missing_ok=True)
 
     @property
     def written(self) -> FileWritten:
