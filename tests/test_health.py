@@ -237,7 +237,7 @@ async def test_a_run_that_waits_for_a_check_can_be_interrupted(tmp_path: Path) -
         ("https://status.example.com:99999/", "must be a URL"),
         ("http://status example com/", "must be a URL"),
         ("check 'this", "quotes are closed"),
-        ("   ", "must be a text"),
+        ("   ", "must not be empty"),
     ],
 )
 def test_what_is_neither_is_refused(text: str, said: str, tmp_path: Path) -> None:

@@ -161,7 +161,7 @@ class Station:
 
     async def _attend(self) -> None:
         """Work until the database is lost, or told to leave. Raises `DatabaseAway`."""
-        connector = connector_to(self._dsn)
+        connector, lost = connector_to(self._dsn), None
         try:
             async with AsyncExitStack() as stack:
                 self._app = stack.enter_context(keeping.replace_connector(connector))
@@ -178,9 +178,11 @@ class Station:
                 await self._slots.run()
                 group.cancel_scope.cancel()
         except* (ConnectorException, *GONE) as errors:
-            raise away(self._dsn, _first(errors)) from None
+            lost = _first(errors)  # Python 3.11.2 would raise what is raised here in a group
         finally:
             self._slots = None
+        if lost is not None:
+            raise away(self._dsn, lost) from None
 
     def _slot(self, shards: procrastinate.App) -> Slot:
         slot = Slot()
