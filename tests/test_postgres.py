@@ -91,6 +91,20 @@ def test_all_workers_together_keep_the_rate_for_a_minute(
     assert _keeps_the_rate(tmp_path / "home", pg, rate=rate, rows=int(30 * rate))
 
 
+def test_a_run_that_has_sent_nothing_yet_is_resumed(tmp_path: Path, pg: Server) -> None:
+    """Its rows were refused when they were looked at: an empty journal is one all the same."""
+    with FieldStage(tmp_path, pg) as stage:
+        stage.workers(1)
+        path = stage.moves(60)
+        head, *rows = path.read_text(encoding="utf-8").splitlines()
+        path.write_text("\n".join([head, *(f"gone-{row}" for row in rows)]), encoding="utf-8")
+
+        stopped = stage.run(*RUN, path, *AFAR)
+        taken = stage.run("resume", "x", "--yes", "--max-failures", "100%")
+
+        assert (stopped.code, taken.code) == (4, 3), taken.err
+
+
 def test_a_429_that_one_worker_meets_holds_all_within_a_second(tmp_path: Path, pg: Server) -> None:
     """While the server asks to wait, nobody sends: neither who was asked nor the others."""
     with FieldStage(tmp_path, pg, faults=Faults(latency_s=0.02, retry_after_s=2.0)) as stage:

@@ -231,7 +231,8 @@ def _files(folder: Folder, manifest: Manifest) -> Iterator[tuple[str, Path]]:
 def _put(connection: psycopg.Connection[Row], run: str, name: str, path: Path) -> None:
     with path.open("rb") as file, connection.cursor() as cursor:
         part = 0
-        while piece := file.read(_PIECE):
+        # An empty file is one all the same: an empty journal says that nothing was sent.
+        while (piece := file.read(_PIECE)) or not part:
             part += 1
             cursor.execute(
                 "INSERT INTO file (run, name, part, data) VALUES (%s, %s, %s, %s)",
